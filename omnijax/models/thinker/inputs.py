@@ -1,0 +1,43 @@
+"""What a Thinker reads: tokens with their positions, and the media that fill placeholder tokens."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from omnijax.typing import Array, Float, Int
+
+
+class AudioInputs(NamedTuple):
+    """Mel chunks of a row, in the order of the row's audio placeholders."""
+
+    mel: Float[Array, "B G F M"]
+    lengths: Int[Array, "B G"]  # valid mel frames; 0 = unused chunk
+    windows: Int[Array, "B G"]  # attention window, unique in the row; 0 = unused chunk
+
+
+class VisionInputs(NamedTuple):
+    """Patches of a row, in the order of the row's image and video placeholders.
+
+    Blocks of ``merge**2`` patches lie together: each block fills one placeholder.
+    """
+
+    patches: Float[Array, "B P X"]
+    coords: Int[Array, "B P 2"]  # row and column of the patch in its image
+    grids: Int[Array, "B P 2"]  # rows and columns of its image, in patches
+    frames: Int[Array, "B P"]  # attention group, unique in the row; 0 = unused patch
+
+
+class ThinkerInputs(NamedTuple):
+    """One batch: the k-th placeholder token of a row takes the k-th valid feature of that row."""
+
+    tokens: Int[Array, "B T"]
+    positions: Int[Array, "3 B T"]  # time, height, width
+    segment_ids: Int[Array, "B T"]  # document of the token in its row; 0 = padding
+    audio: AudioInputs | None = None
+    vision: VisionInputs | None = None
+
+
+def text_inputs(tokens: Int[Array, "B T"]) -> ThinkerInputs:
+    """Plain text, one document a row, no padding."""
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), (3, *tokens.shape))
+    return ThinkerInputs(tokens, positions, jnp.ones_like(tokens))
