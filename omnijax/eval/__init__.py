@@ -1,0 +1,1 @@
+"""Metrics, score tables and the pages that show them."""
