@@ -1,0 +1,20 @@
+"""All mathematics: arrays in, arrays out."""
+
+from omnijax.ops.attention import attention, windowed_attention
+from omnijax.ops.causal_conv import causal_conv
+from omnijax.ops.gated_delta_rule import gated_delta_rule, gated_delta_step
+from omnijax.ops.grouped_matmul import grouped_matmul
+from omnijax.ops.rotary import apply_rotary, mrope_angles, rotary_angles, rotary_angles_2d
+
+__all__ = [
+    "apply_rotary",
+    "attention",
+    "causal_conv",
+    "gated_delta_rule",
+    "gated_delta_step",
+    "grouped_matmul",
+    "mrope_angles",
+    "rotary_angles",
+    "rotary_angles_2d",
+    "windowed_attention",
+]

@@ -1,0 +1,37 @@
+"""One token of the gated delta rule."""
+
+import jax
+import jax.numpy as jnp
+
+from omnijax.typing import Array, Float
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def gated_delta_step(
+    q: Float[Array, "B K H"],
+    k: Float[Array, "B K H"],
+    v: Float[Array, "B N Hv"],
+    log_decay: Float[Array, "B N"],
+    beta: Float[Array, "B N"],
+    state: Float[Array, "B N H Hv"],
+) -> tuple[Float[Array, "B N Hv"], Float[Array, "B N H Hv"]]:
+    """S <- e^g S;  S <- S + k (x) beta (v - S^T k);  o = S^T q, in the state's dtype.
+
+    Value head n reads key head n // (N // K). Returns the output (v's dtype) and the new state.
+    """
+    batch, heads = v.shape[:2]
+    groups = heads // k.shape[1]
+    dtype = state.dtype
+    split = (batch, k.shape[1], groups)
+    state = state.reshape(*split, *state.shape[2:])
+    q_, k_, v_ = q.astype(dtype), k.astype(dtype), v.reshape(*split, -1).astype(dtype)
+    decay = jnp.exp(log_decay.astype(dtype)).reshape(split)
+    beta = beta.reshape(split).astype(dtype)
+    # Mat-vecs as einsum: a multiply and a sum are 20 times slower on a CPU.
+    state = state * decay[..., None, None]
+    seen = jnp.einsum("bkgij,bki->bkgj", state, k_, precision=HIGHEST)
+    write = beta[..., None] * (v_ - seen)
+    state = state + k_[:, :, None, :, None] * write[..., None, :]
+    out = jnp.einsum("bkgij,bki->bkgj", state, q_, precision=HIGHEST)
+    return out.reshape(v.shape).astype(v.dtype), state.reshape(batch, heads, *state.shape[3:])
