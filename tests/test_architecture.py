@@ -1,4 +1,4 @@
-"""The house stands on its floors: no import goes upward or in a circle, no file outgrows its idea."""
+"""The house stands on its floors: no import goes upward or in a circle, no file grows too long."""
 
 import ast
 from pathlib import Path

@@ -16,17 +16,21 @@ from PIL import Image
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #1a7f37; --bad: #b42318; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem; }
-img { image-rendering: auto; max-width: 100%; border-radius: 4px; vertical-align: top; }
+h1 { line-height: 1.2; }
+h2 { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem; }
+img { max-width: 100%; border-radius: 4px; vertical-align: top; }
 img.pixel { image-rendering: pixelated; }
-.strip { display: flex; flex-wrap: wrap; gap: .4rem; } .strip figure { margin: 0; font-size: .75rem; }
-.turn { padding: .5rem .8rem; border-radius: .5rem; margin: .5rem 0; background: var(--soft);
-        white-space: pre-wrap; overflow-wrap: anywhere; }
-.turn b { display: block; font-size: .75rem; text-transform: uppercase; letter-spacing: .05em; opacity: .7; }
-.right { border-left: 4px solid var(--good); } .wrong { border-left: 4px solid var(--bad); }
+audio { width: 100%; max-width: 24rem; display: block; margin: .4rem 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
-.note { opacity: .75; font-size: .9rem; } audio { width: 100%; max-width: 24rem; }
+.strip { display: flex; flex-wrap: wrap; gap: .4rem; }
+.strip figure { margin: 0; font-size: .75rem; }
+.turn { padding: .5rem .8rem; border-radius: .5rem; margin: .5rem 0; background: var(--soft); }
+.turn { white-space: pre-wrap; overflow-wrap: anywhere; }
+.turn b { display: block; font-size: .75rem; opacity: .7; }
+.right { border-left: 4px solid var(--good); }
+.wrong { border-left: 4px solid var(--bad); }
+.note { opacity: .75; font-size: .9rem; }
 """
 
 

@@ -4,8 +4,9 @@ import re
 
 import numpy as np
 import soundfile
-from omnijax.eval import page
 from PIL import Image
+
+from omnijax.eval import page
 
 
 def embedded(html: str) -> bytes:

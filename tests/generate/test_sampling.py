@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from omnijax.errors import UserError
 from omnijax.generate.sampling import (
     SamplingConfig,
