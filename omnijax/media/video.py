@@ -1,0 +1,294 @@
+"""Video: frames with true timestamps and their sound track, sampling, reading and writing."""
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from omnijax.errors import UserError
+from omnijax.media.audio import Audio, check_audio, check_file, decode_track
+from omnijax.media.image import smart_resize
+from omnijax.typing import Float
+
+
+class Video(NamedTuple):
+    """frames uint8 [N, H, W, 3]; times float64 [N] seconds; the sound, starting at time 0.
+
+    duration: seconds until the last frame goes off show; None: one median frame after it comes.
+    """
+
+    frames: np.ndarray
+    times: np.ndarray
+    audio: Audio | None = None
+    duration: float | None = None
+
+
+def check_video(video: Video, name: str = "video") -> Video:
+    """The video as given, or a UserError that says what is wrong with it."""
+    frames, times = video.frames, video.times
+    if len(frames) == 0:
+        raise UserError(f"{name}: has no frames")
+    if frames.ndim != 4 or frames.shape[3] != 3:
+        raise UserError(f"{name}: frames have shape {frames.shape}, must be [N, height, width, 3]")
+    if frames.dtype != np.uint8:
+        raise UserError(f"{name}: frames are {frames.dtype}, must be uint8 in 0..255")
+    if times.shape != (len(frames),):
+        raise UserError(f"{name}: {len(frames)} frames, but times have shape {times.shape}")
+    if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+        raise UserError(f"{name}: times must be finite and increasing, are {times}")
+    if video.audio is not None:
+        check_audio(video.audio, f"{name}: sound track")
+    return video
+
+
+def clip_seconds(times: Float[np.ndarray, " N"], duration: float | None = None) -> float:
+    """Until when the clip lasts: as told, else one median frame after the last one's start."""
+    if duration is not None:
+        return duration
+    return float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 0.0))
+
+
+def choose_frames(
+    times: Float[np.ndarray, " N"],
+    *,
+    fps: float,
+    max_frames: int,
+    min_frames: int = 1,
+    sampling: Literal["grid", "linspace"] = "grid",
+    duration: float | None = None,
+) -> np.ndarray:
+    """Indices of the frames to keep, increasing, no more than max_frames, none twice.
+
+    "grid": the frame on show at each k / fps while the clip lasts. Where that is over the budget,
+    the rate is lowered so that max_frames span the clip. A source slower than fps gives each
+    of its frames once. "linspace": transformers' Qwen3VLVideoProcessor.sample_frames, which
+    spreads int(seconds * fps) frames evenly from the first to the last.
+    """
+    if fps <= 0:
+        raise UserError(f"video: the rate to sample is {fps} frames a second, must be over 0")
+    if max_frames < 1:
+        raise UserError(f"video: the budget is {max_frames} frames, must be at least 1")
+    total, seconds = len(times), clip_seconds(times, duration)
+    if sampling == "linspace":
+        count = int((seconds - times[0]) * fps + 1e-6)
+        count = min(max(count, min_frames), max_frames, total)
+        return np.linspace(0, total - 1, count).round().astype(int)
+    length = max(seconds - times[0], 1e-9)
+    count = max(1, math.ceil(length * fps - 1e-3))
+    step = 1 / fps
+    if not min_frames <= count <= max_frames:
+        count = min(max(count, min_frames), max_frames)
+        step = length / count
+    shown_at = times[0] + step * np.arange(count)
+    # A millisecond of slack: containers round timestamps.
+    index = np.searchsorted(times, shown_at + 1e-3, side="right") - 1
+    return np.unique(index)
+
+
+def sample_frames(
+    video: Video,
+    *,
+    fps: float,
+    max_frames: int,
+    min_frames: int = 1,
+    sampling: Literal["grid", "linspace"] = "grid",
+) -> Video:
+    """The frames that `choose_frames` keeps, with their true times; the sound stays as it was."""
+    check_video(video)
+    index = choose_frames(
+        video.times,
+        fps=fps,
+        max_frames=max_frames,
+        min_frames=min_frames,
+        sampling=sampling,
+        duration=video.duration,
+    )
+    duration = clip_seconds(video.times, video.duration)
+    return Video(video.frames[index], video.times[index], video.audio, duration)
+
+
+def patch_times(times: Float[np.ndarray, " N"], temporal_patch: int) -> tuple[float, ...]:
+    """The mean time of each temporal patch's frames, the last frame repeated to fill the last."""
+    fill = -len(times) % temporal_patch
+    filled = np.concatenate([times, np.repeat(times[-1:], fill)])
+    return tuple(float(t) for t in filled.reshape(-1, temporal_patch).mean(axis=1))
+
+
+def smart_resize_video(
+    num_frames: int,
+    height: int,
+    width: int,
+    *,
+    factor: int,
+    temporal_patch: int,
+    min_pixels: int,
+    max_pixels: int,
+) -> tuple[int, int]:
+    """smart_resize with the area summed over the frames, as transformers' Qwen3-VL does it."""
+    if height < factor or width < factor:
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    kept = smart_resize(
+        height, width, factor=factor, min_pixels=0, max_pixels=2**62, name="video frame"
+    )
+    filled = round(num_frames / temporal_patch) * temporal_patch
+    area = filled * kept[0] * kept[1]
+    if area > max_pixels:
+        scale = math.sqrt(num_frames * height * width / max_pixels)
+        return (
+            max(factor, math.floor(height / scale / factor) * factor),
+            max(factor, math.floor(width / scale / factor) * factor),
+        )
+    if area < min_pixels:
+        scale = math.sqrt(min_pixels / (num_frames * height * width))
+        return (
+            math.ceil(height * scale / factor) * factor,
+            math.ceil(width * scale / factor) * factor,
+        )
+    return kept
+
+
+def load_video(
+    path: str | Path,
+    *,
+    fps: float | None = None,
+    max_frames: int | None = None,
+    max_seconds: float | None = None,
+) -> Video:
+    """Reads frames, their true times, and the sound track at its own rate.
+
+    Time 0 is where the first of picture and sound begins; sound that begins later has silence
+    before it, so sample n sounds at n / rate. With `fps` or `max_frames` only the frames that
+    `choose_frames` keeps are held in memory. `max_seconds` is a limit: a longer video is an
+    error, never cut.
+    """
+    import av
+
+    path = check_file(path)
+    try:
+        frames, times, rotation, duration = _read_frames(av, path, fps, max_frames, max_seconds)
+        audio, start = _read_sound(av, path)
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as a video: {error.strerror}") from error
+    if rotation:
+        frames = np.rot90(frames, rotation, axes=(1, 2))
+    zero = times[0] if audio is None else min(times[0], start)
+    if audio is not None:
+        late = round((start - zero) * audio.sample_rate)
+        samples = np.concatenate([np.zeros(late, np.float32), audio.samples])
+        audio = check_audio(Audio(samples, audio.sample_rate), f"{path}: sound track")
+    return check_video(Video(frames, times - zero, audio, duration - zero), str(path))
+
+
+def _read_frames(av, path, fps, max_frames, max_seconds):
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise UserError(f"{path}: has no frames (no picture track)")
+        stream = container.streams.video[0]
+        base = stream.time_base
+        packets = [p for p in container.demux(stream) if p.pts is not None]
+    if not packets:
+        raise UserError(f"{path}: has no frames")
+    stamps = np.array(sorted(p.pts for p in packets if not p.is_discard))
+    times = stamps * float(base)
+    last = max(packets, key=lambda p: p.pts)
+    duration = clip_seconds(times)
+    if last.duration:
+        duration = float((last.pts + last.duration) * base)
+    seconds = duration - float(times[0])
+    if max_seconds is not None and seconds > max_seconds:
+        raise UserError(f"{path}: lasts {seconds:.2f} s, over the limit of {max_seconds:g} s")
+    wanted = None
+    if fps is not None or max_frames is not None:
+        index = choose_frames(
+            times,
+            fps=fps or len(times) / max(seconds, 1e-9),
+            max_frames=max_frames or len(times),
+            duration=duration,
+        )
+        wanted = set(stamps[index].tolist())
+    frames, kept, rotation = [], [], 0
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for frame in container.decode(stream):
+            if frame.pts is None:
+                raise UserError(f"{path}: a frame has no timestamp")
+            if wanted is not None and frame.pts not in wanted:
+                continue
+            if frames and frame.pts * float(base) <= kept[-1]:
+                continue
+            rotation = (getattr(frame, "rotation", 0) or 0) // 90 % 4
+            frames.append(frame.to_ndarray(format="rgb24"))
+            kept.append(frame.pts * float(base))
+            if frames[-1].shape != frames[0].shape:
+                raise UserError(
+                    f"{path}: the picture changes from {frames[0].shape[1::-1]} to "
+                    f"{frames[-1].shape[1::-1]} pixels at {kept[-1]:.2f} s"
+                )
+    if not frames:
+        raise UserError(f"{path}: has no frames")
+    return np.stack(frames), np.array(kept), rotation, duration
+
+
+def _read_sound(av, path) -> tuple[Audio | None, float]:
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            return None, 0.0
+        samples, rate, start = decode_track(container, container.streams.audio[0])
+    return (Audio(samples, rate), start) if len(samples) else (None, 0.0)
+
+
+def write_video(path: str | Path, video: Video, *, quality: int = 20) -> None:
+    """Writes .mp4 (H.264, AAC) or .webm (VP9, Opus) with the frames' own times and the sound.
+
+    quality: the encoder's constant rate factor, lower is better. Opus needs sound at 48, 24, 16,
+    12 or 8 kHz; resample first.
+    """
+    import av
+
+    path = Path(path)
+    codecs = {".mp4": ("libx264", "aac"), ".webm": ("libvpx-vp9", "libopus")}
+    if path.suffix not in codecs:
+        raise UserError(f"{path}: the ending is {path.suffix!r}, must be .mp4 or .webm")
+    check_video(video)
+    height, width = video.frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise UserError(f"video: is {width}x{height} pixels, both sides must be even to encode")
+    if video.times[0] < 0:
+        raise UserError(f"video: begins at {video.times[0]} s, must begin at 0 or later")
+    try:
+        with av.open(str(path), "w") as container:
+            _encode(av, container, codecs[path.suffix], video, quality)
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _encode(av, container, codecs, video: Video, quality: int) -> None:
+    height, width = video.frames.shape[1:3]
+    seconds = clip_seconds(video.times, video.duration)
+    rate = Fraction(len(video.times) / max(seconds - video.times[0], 1e-3)).limit_denominator(1001)
+    picture = container.add_stream(codecs[0], rate=rate)
+    picture.width, picture.height, picture.pix_fmt = width, height, "yuv420p"
+    picture.options = {"crf": str(quality), "b": "0"}
+    ticks = 1000 if codecs[0] == "libvpx-vp9" else 90_000
+    picture.time_base = picture.codec_context.time_base = Fraction(1, ticks)
+    sound = None
+    if video.audio is not None:
+        sound = container.add_stream(codecs[1], rate=video.audio.sample_rate, layout="mono")
+    ends = [*video.times[1:], max(seconds, video.times[-1])]
+    for pixels, time, end in zip(video.frames, video.times, ends, strict=True):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame.pts, frame.time_base = round(time * ticks), Fraction(1, ticks)
+        frame.duration = round((end - time) * ticks)
+        container.mux(picture.encode(frame))
+    container.mux(picture.encode())
+    if sound is not None:
+        samples = np.ascontiguousarray(video.audio.samples[None], dtype=np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = video.audio.sample_rate, 0
+        frame.time_base = Fraction(1, video.audio.sample_rate)
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
