@@ -1,0 +1,307 @@
+"""The training loop: batches in, checkpoints and metrics out, stoppable and resumable."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from omnijax.errors import UserError
+from omnijax.sharding import flatten, make_mesh, partition_spec
+from omnijax.train.checkpoint import Checkpointer, abstract
+from omnijax.train.metrics import MetricWriter, Report
+from omnijax.train.stages import RunConfig, Stage
+from omnijax.train.state import (
+    Objective,
+    Params,
+    TrainState,
+    eval_params,
+    init_state,
+    make_eval_step,
+    make_optimizer,
+    make_train_step,
+    split_params,
+    state_shardings,
+)
+
+
+class Result(NamedTuple):
+    """How a run ended."""
+
+    finished: bool  # False: stopped by a signal or the time limit, to be resumed
+    step: int
+    state: TrainState
+    metrics: dict[str, float]  # the last report, with `eval_` values
+
+
+class Diverged(RuntimeError):
+    """The loss or a gradient is no longer finite."""
+
+
+def place_batch(batch: Any, mesh: Mesh) -> Any:
+    """Host arrays (this process's rows) -> device arrays, rows spread over the mesh."""
+
+    def place(path: tuple, x: np.ndarray) -> jax.Array:
+        x = np.asarray(x)
+        rows_second = getattr(path[-1], "name", "") == "positions"
+        axes = (None, "batch") if rows_second else ("batch",)
+        axes = (*axes, *(None,) * (x.ndim - len(axes)))
+        where = NamedSharding(mesh, partition_spec(x.shape, axes, mesh))
+        if jax.process_count() == 1:
+            return jax.device_put(x, where)
+        return jax.make_array_from_process_local_data(where, x)
+
+    return jax.tree_util.tree_map_with_path(place, batch)
+
+
+class _Stop:
+    """Notes SIGTERM and SIGINT, so that the step under way ends before the checkpoint."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Stop":
+        def note(number: int, frame: Any) -> None:
+            if self.signal is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt  # the second Ctrl-C means now
+            self.signal = number
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._old[number] = signal.signal(number, note)
+            except ValueError:
+                pass  # not in the main thread
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def _counts(batch: Any) -> tuple[int, int]:
+    """(tokens that are no padding, targets) of a host batch."""
+    targets = int(np.count_nonzero(batch.loss_weights))
+    inputs = getattr(batch, "inputs", None)
+    tokens = int(np.count_nonzero(inputs.segment_ids)) if inputs is not None else targets
+    return tokens, targets
+
+
+def evaluate(
+    step: Callable[[Params, Any], Any],
+    params: Params,
+    batches: Iterator[Any],
+    count: int,
+    mesh: Any,
+) -> dict[str, float]:
+    """Mean loss and metrics over up to `count` batches."""
+    sums: dict[str, float] = {}
+    weight = 0.0
+    for _, batch in zip(range(count), batches, strict=False):
+        losses = step(params, place_batch(batch, mesh))
+        weight += float(losses.weight)
+        for name, value in {"loss": losses.total, **losses.metrics}.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return {f"eval_{name}": value / max(weight, 1.0) for name, value in sums.items()}
+
+
+def fit(
+    stage: Stage,
+    objective: Objective,
+    data: Any,
+    *,
+    workdir: str | Path,
+    config: Mapping[str, Any],
+    run: RunConfig | None = None,
+    mesh: Mesh | None = None,
+    start: Params | None = None,
+    eval_data: Callable[[], Iterator[Any]] | None = None,
+) -> Result:
+    """Trains `stage` to its end, or from its last checkpoint in `workdir` on.
+
+    data: an iterator of host batches with `get_state()` and `set_state(state)`.
+    config: the resolved config, as plain values; it is written to `workdir`, and a checkpoint
+    resumes only under the same one.
+    start: parameters that replace the fresh ones, by path (a stage starts from another's).
+    """
+    run = run or RunConfig()
+    mesh = mesh or make_mesh(data=1, devices=jax.devices()[:1])
+    workdir = Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the workdir {workdir}: {error.strerror}") from None
+    with jax.set_mesh(mesh), _Stop() as stop:
+        optimizer = make_optimizer(stage.optimizer, stage.steps)
+
+        def fresh() -> TrainState:
+            ema = stage.optimizer.ema > 0
+            return init_state(objective, stage.trains, optimizer, seed=stage.seed, ema=ema)
+
+        shapes = jax.eval_shape(fresh)
+        where = state_shardings(shapes, optimizer, mesh)
+        checkpoints = Checkpointer(workdir / "checkpoints", config, keep=run.keep)
+        restored = checkpoints.restore(abstract(shapes, where))
+        if restored is not None:
+            state, data_state, _ = restored
+            if data_state is not None:
+                data.set_state(data_state)
+        else:
+            state = jax.jit(fresh, out_shardings=where)()
+            if start:
+                state = _start_from(state, start, where, stage)
+        (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        step = int(state.step)
+        writer = MetricWriter(workdir, resume_step=step)
+        report = Report(stage.name, stage.steps, done=step, show=run.progress)
+        try:
+            return _run(
+                stage, objective, data, state, where, optimizer, checkpoints, writer, report,
+                stop, run, mesh, eval_data,
+            )  # fmt: skip
+        finally:
+            report.close()
+            writer.close()
+            checkpoints.close()
+
+
+def _start_from(state: TrainState, start: Params, where: TrainState, stage: Stage) -> TrainState:
+    """The fresh state with parameters of an earlier stage in it."""
+    from omnijax.sharding import unflatten
+
+    flat, places, given = flatten(state.params), flatten(where.params), flatten(start)
+    for path, leaf in given.items():
+        if path not in flat:
+            continue
+        if leaf.shape != flat[path].shape:
+            raise UserError(
+                f"parameter {path} has shape {leaf.shape} where {stage.name} starts from, "
+                f"{flat[path].shape} in this config"
+            )
+        flat[path] = jax.device_put(leaf.astype(flat[path].dtype), places[path])
+    params = unflatten(flat)
+    ema = state.ema
+    if ema is not None:
+        trained, _ = split_params(params, stage.trains)
+        ema = jax.tree.map(lambda x: x.copy(), trained)
+    return state._replace(params=params, ema=ema)
+
+
+def _run(
+    stage: Stage,
+    objective: Objective,
+    data: Any,
+    state: TrainState,
+    where: TrainState,
+    optimizer: Any,
+    checkpoints: Checkpointer,
+    writer: MetricWriter,
+    report: Report,
+    stop: _Stop,
+    run: RunConfig,
+    mesh: Mesh,
+    eval_data: Callable[[], Iterator[Any]] | None,
+) -> Result:
+    train_step = make_train_step(
+        objective,
+        stage.trains,
+        optimizer,
+        stage.optimizer,
+        steps=stage.steps,
+        accumulate=stage.accumulate,
+        shardings=where,
+    )
+    eval_step = make_eval_step(objective)
+    step = int(state.step)
+    last: dict[str, float] = {}
+    started = saved_at = now = time.monotonic()
+    window = {"start": now, "steps": 0, "tokens": 0, "targets": 0, "wait": 0.0}
+    pending: dict[str, jax.Array] | None = None
+
+    def evaluation() -> dict[str, float]:
+        if eval_data is None:
+            return {}
+        return evaluate(eval_step, eval_params(state), eval_data(), run.eval_batches, mesh)
+
+    def save() -> None:
+        nonlocal saved_at
+        checkpoints.save(state, data.get_state())
+        saved_at = time.monotonic()
+
+    while step < stage.steps and stop.signal is None:
+        asked = time.monotonic()
+        try:
+            batch = next(data)
+        except StopIteration:
+            raise UserError(
+                f"the data of stage {stage.name} ended at step {step} of {stage.steps}"
+            ) from None
+        window["wait"] += time.monotonic() - asked
+        tokens, targets = _counts(batch)
+        placed = place_batch(batch, mesh)
+        if pending is not None:
+            jax.block_until_ready(pending)  # at most one step ahead of the device
+        state, pending = train_step(state, placed)
+        step += 1
+        window["steps"] += 1
+        window["tokens"] += tokens
+        window["targets"] += targets
+        report.step(step)
+        ends = step == stage.steps
+        if step % run.log_every == 0 or ends:
+            values = {name: float(value) for name, value in pending.items()}
+            now = time.monotonic()
+            taken = max(now - window["start"], 1e-9)
+            speed = {
+                "step_seconds": taken / window["steps"],
+                "tokens_per_second": window["tokens"] / taken,
+                "targets_per_second": window["targets"] / taken,
+                "data_wait_share": window["wait"] / taken,
+            }
+            if not all(math.isfinite(values[name]) for name in ("loss", "grad_norm")):
+                raise Diverged(
+                    f"stage {stage.name}, step {step}: loss {values['loss']}, gradient norm "
+                    f"{values['grad_norm']}; the last good checkpoint is in "
+                    f"{checkpoints.directory}"
+                )
+            last = {**last, **values, **speed}
+            writer.write(step, {**values, **speed})
+            report.numbers(
+                step,
+                {
+                    "loss": values["loss"],
+                    "acc": values.get("accuracy", math.nan),
+                    "tok/s": speed["tokens_per_second"],
+                    "s/step": speed["step_seconds"],
+                    "wait": speed["data_wait_share"],
+                },
+            )
+            window = {"start": now, "steps": 0, "tokens": 0, "targets": 0, "wait": 0.0}
+        if ends or (run.eval_every and step % run.eval_every == 0):
+            values = evaluation()
+            if values:
+                last |= values
+                writer.write(step, values)
+                report.say(f"{stage.name} {step}: " + _words(values))
+            window["start"] = time.monotonic()
+        due = run.save_every and step % run.save_every == 0
+        due = due or (run.save_minutes and time.monotonic() - saved_at > 60 * run.save_minutes)
+        if (due and not ends) or ends:
+            save()
+            window["start"] = time.monotonic()
+        if run.time_limit_minutes and time.monotonic() - started > 60 * run.time_limit_minutes:
+            break
+    if step < stage.steps:
+        save()
+        report.say(f"{stage.name}: stopped at step {step} of {stage.steps} with a checkpoint")
+    return Result(step >= stage.steps, step, state, last)
+
+
+def _words(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -1,0 +1,1 @@
+"""What a stage optimises: next tokens (lm), transcription by attention (aed)."""

@@ -1,0 +1,214 @@
+"""A training stage is data: what trains, from where, on what, how long."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from omnijax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW under a warm-up and a schedule; `steps` are optimizer steps."""
+
+    learning_rate: float = 1e-3  # the peak
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    warmup_steps: int = 100
+    decay_fraction: float = 0.2  # wsd: the last part of the stage, in which the rate falls
+    end_fraction: float = 0.05  # of the peak, at the end
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    no_decay: tuple[str, ...] = (r"norm", r"scale", r"bias", r"A_log", r"embed", r"position")
+    rate_factors: tuple[str, ...] = ()  # "pattern=factor": a lower (or higher) rate for some paths
+    clip: float = 1.0  # global norm; 0 = none
+    ema: float = 0.0  # decay of an average of the parameters; 0 = none
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "wsd", "constant"):
+            raise UserError(f"schedule must be cosine, wsd or constant, got {self.schedule!r}")
+        if self.learning_rate <= 0:
+            raise UserError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"ema must be in [0, 1), got {self.ema}")
+        for entry in self.rate_factors:
+            try:
+                re.compile(entry.rpartition("=")[0])
+                float(entry.rpartition("=")[2])
+            except (ValueError, re.error):
+                raise UserError(f"rate_factors: {entry!r} is not pattern=factor") from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Changes to the mel input during training, drawn anew for every attention window.
+
+    Frequency warp and shift stand for another speaker's vocal tract; masks are SpecAugment's.
+    """
+
+    frequency_masks: int = 0
+    frequency_width: int = 16  # mel bins, at most
+    time_masks: int = 0  # in every chunk
+    time_width: int = 10  # mel frames, at most
+    warp: float = 0.0  # source bin = bin * (1 + u), |u| <= warp
+    shift: float = 0.0  # ... + v, |v| <= shift bins
+    gain_db: float = 0.0  # |gain| <= gain_db
+    noise_db: float = 0.0  # white noise up to this far above the silence floor
+    silence: float = -0.625  # mel value of silence: (floor_log10 + 4) / 4, also fills the masks
+
+    @property
+    def active(self) -> bool:
+        return any(
+            (
+                self.frequency_masks,
+                self.time_masks,
+                self.warp,
+                self.shift,
+                self.gain_db,
+                self.noise_db,
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One line of the recipe."""
+
+    name: str
+    objective: Literal["lm", "aed"] = "lm"
+    trains: tuple[str, ...] = (".*",)  # regular expressions, searched in parameter paths
+    starts_from: tuple[str, ...] = ()  # "stage" or "path prefix=stage"; later entries win
+    mixture: tuple[str, ...] = ("omniworld=1",)  # "source=share of the examples"
+    steps: int = 1000
+    batch: int = 8  # rows
+    tokens: int = 512  # a row
+    audio_chunks: int = 24  # a row
+    patches: int = 288  # a row
+    window_chunks: tuple[int, ...] = ()  # AuT windows to draw from; () = the model's own
+    on_too_long: str = "error"  # or "drop"
+    accumulate: int = 1  # microbatches a step
+    router_balance: float = 1e-2
+    router_z: float = 1e-3
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "batch", "tokens", "accumulate"):
+            if getattr(self, field) < 1:
+                raise UserError(f"stage {self.name}: {field} must be positive")
+        if self.batch % self.accumulate:
+            raise UserError(
+                f"stage {self.name}: batch {self.batch} is not a multiple of "
+                f"accumulate {self.accumulate}"
+            )
+        if self.objective not in ("lm", "aed"):
+            raise UserError(f"stage {self.name}: no objective {self.objective!r} (lm, aed)")
+        for pattern in self.trains:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"stage {self.name}: trains {pattern!r}: {error}") from None
+
+    def weights(self) -> tuple[tuple[str, float], ...]:
+        """(source, weight) pairs of the mixture."""
+        pairs = []
+        for entry in self.mixture:
+            source, _, weight = entry.rpartition("=")
+            try:
+                pairs.append((source, float(weight)))
+            except ValueError:
+                raise UserError(f"mixture: {entry!r} is not source=weight") from None
+        return tuple(pairs)
+
+    def sources(self) -> list[tuple[str, str]]:
+        """(path prefix, stage) pairs; the prefix "" stands for every parameter."""
+        return [
+            tuple(entry.split("=", 1)) if "=" in entry else ("", entry)  # type: ignore[misc]
+            for entry in self.starts_from
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How a run behaves, none of which changes what is learned: it may differ on resuming."""
+
+    log_every: int = 20
+    eval_every: int = 0  # steps; 0 = at the end only
+    eval_batches: int = 8
+    save_every: int = 0  # steps; 0 = by time only
+    save_minutes: float = 5.0  # 0 = never by time
+    keep: int = 2  # checkpoints
+    time_limit_minutes: float = 0.0  # stop with a checkpoint after this long; 0 = never
+    workers: int = 0  # data worker processes
+    data_dir: str = ""  # where prepared data lies; "" = the default place
+    progress: bool = True
+
+
+def from_dict(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
+    """Builds a (nested) config dataclass from plain values; unknown fields are named.
+
+    A tuple may come as one comma-separated string, as flags give it: "gdn,gdn,gdn,full".
+    """
+    import types
+    import typing
+
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise UserError(
+            f"no config field {where}{unknown[0]}; {where or cls.__name__} has {', '.join(fields)}"
+        )
+
+    def build(hint: Any, value: Any, name: str) -> Any:
+        if value is None:
+            return None
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
+            options = [option for option in typing.get_args(hint) if option is not type(None)]
+            hint = next(
+                (o for o in options if dataclasses.is_dataclass(o)),
+                next((o for o in options if typing.get_origin(o) is tuple), options[0]),
+            )
+        if dataclasses.is_dataclass(hint):
+            if isinstance(value, Mapping):
+                return from_dict(hint, value, f"{where}{name}.")
+            return value
+        if hint is tuple or typing.get_origin(hint) is tuple:
+            args = typing.get_args(hint)
+            if isinstance(value, str):
+                value = [part.strip() for part in value.split(",") if part.strip()]
+            item = args[0] if args else str
+            return tuple(build(item, part, name) if item is not Any else part for part in value)
+        if hint in (int, float) and isinstance(value, str):
+            try:
+                return hint(value)
+            except ValueError:
+                raise UserError(f"config field {where}{name}: {value!r} is no {hint.__name__}")
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if typing.get_origin(hint) in (dict, Mapping) or isinstance(value, Mapping):
+            return dict(value)
+        return value
+
+    return cls(**{name: build(fields[name], value, name) for name, value in values.items()})
+
+
+def to_dict(config: Any) -> Any:
+    """The inverse of `from_dict`: nested dicts of plain values (tuples of words as one string)."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {name: to_dict(value) for name, value in config.items()}
+    if isinstance(config, tuple | list):
+        values = [to_dict(value) for value in config]
+        if values and all(isinstance(value, str) and "," not in value for value in values):
+            return ",".join(values)
+        return tuple(values)
+    if isinstance(config, type) or hasattr(config, "dtype") and hasattr(config, "name"):
+        import numpy as np
+
+        return np.dtype(config).name
+    return config
