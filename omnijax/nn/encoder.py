@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from omnijax.ops import apply_rotary, attention, windowed_attention
 from omnijax.sharding import shard
 from omnijax.typing import Array, Float, Int
 
@@ -35,37 +36,15 @@ class EncoderConfig:
     remat: bool
 
 
-def group_attention(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T N H"],
-    v: Float[Array, "B T N H"],
-    groups: Int[Array, "B T"],
-) -> Float[Array, "B T N H"]:
-    """Attention between positions of equal, non-zero group id; zeros where the id is 0.
-
-    The scores of group 0 are never read, so any finite value may stand at padding positions.
-    """
-    scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.float32)
-    scores *= q.shape[-1] ** -0.5
-    allowed = (groups[:, :, None] == groups[:, None, :]) & (groups[:, :, None] > 0)
-    # A finite floor keeps rows of group 0 free of NaN, in the gradient too.
-    scores = jnp.where(allowed[:, None], scores, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1) * allowed[:, None]
-    return jnp.einsum("bnts,bsnh->btnh", weights.astype(v.dtype), v)
-
-
-def rotate(x: Float[Array, "B T N H"], angles: Float[Array, "B T A"]) -> Float[Array, "B T N H"]:
-    """Rotates pairs (i, i + H/2) by `angles` [B, T, H/2], in float32."""
-    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    out = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return out.astype(x.dtype)
-
-
 class EncoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x))."""
+    """x + attention(norm(x)), then x + ffn(norm(x)).
+
+    Positions of equal, non-zero group attend to each other. `block` promises that no group crosses
+    a multiple of it, and saves the scores between blocks.
+    """
 
     config: EncoderConfig
+    block: int | None = None
 
     @nn.compact
     def __call__(
@@ -84,8 +63,11 @@ class EncoderBlock(nn.Module):
             qkv = nn.DenseGeneral((3, config.heads, head_dim), **types, name="qkv")(h)
             q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
             if angles is not None:
-                q, k = rotate(q, angles), rotate(k, angles)
-            h = group_attention(q, k, v, groups)
+                q, k = apply_rotary(q, angles), apply_rotary(k, angles)
+            if self.block is None:
+                h = attention(q, k, v, causal=False, q_segments=groups, kv_segments=groups)
+            else:
+                h = windowed_attention(q, k, v, window=self.block, segments=groups)
             x = x + nn.DenseGeneral(config.width, axis=(-2, -1), **types, name="out")(h)
         with jax.named_scope("ffn"):
             h = nn.LayerNorm(**norm, name="ffn_norm")(x)
@@ -106,6 +88,7 @@ class EncoderStack(nn.Module):
         x: Float[Array, "B T D"],
         groups: Int[Array, "B T"],
         angles: Float[Array, "B T A"] | None = None,
+        block: int | None = None,
     ) -> tuple[Float[Array, "B T D"], list[Float[Array, "B T D"]]]:
         config, keep = self.config, self.keep_layers
 
@@ -127,6 +110,6 @@ class EncoderStack(nn.Module):
         )
         kept = tuple(jnp.zeros_like(x) for _ in keep)
         (x, kept), _ = scan(
-            EncoderBlock(config, name="layers"), (x, kept), jnp.arange(config.layers)
+            EncoderBlock(config, block, name="layers"), (x, kept), jnp.arange(config.layers)
         )
         return x, list(kept)

@@ -87,8 +87,8 @@ class AuT(nn.Module):
         """Features [B, G*n, out_width] and which of them are valid.
 
         `lengths`: valid mel frames of each chunk, 0 = unused. `windows`: attention windows, 0 =
-        unused. `block_chunks`, a divisor of G, promises that no window crosses a multiple of it:
-        attention then costs G*n*block instead of (G*n)^2, with the same result.
+        unused. `block_chunks` promises that no window crosses a multiple of so many chunks:
+        attention then costs G*n * block*n instead of (G*n)^2, with the same result.
         """
         embedded = self.embed_chunks(mel, lengths)
         return self.encode(embedded, lengths, windows, block_chunks=block_chunks)
@@ -111,15 +111,13 @@ class AuT(nn.Module):
     ) -> tuple[Float[Array, "B Gn O"], Bool[Array, "B Gn"]]:
         """The transformer over chunks that went through the convolutions."""
         rows, chunks, tokens, width = embedded.shape
-        block = block_chunks or chunks
-        if chunks % block:
-            raise ValueError(f"{chunks} chunks a row are not whole blocks of {block}")
         tokens_in = token_lengths(lengths, self.config.downsample)
         valid = (jnp.arange(tokens) < tokens_in[..., None]) & (windows > 0)[..., None]
         groups = jnp.where(valid, windows[..., None], 0)
         x, _ = self.encoder(
-            embedded.reshape(-1, block * tokens, width), groups.reshape(-1, block * tokens)
+            embedded.reshape(rows, chunks * tokens, width),
+            groups.reshape(rows, chunks * tokens),
+            block=block_chunks and block_chunks * tokens,
         )
         x = ACTIVATIONS["gelu"](self.proj_1(self.final_norm(x)))
-        features = self.proj_2(x).reshape(rows, chunks * tokens, -1)
-        return features, valid.reshape(rows, chunks * tokens)
+        return self.proj_2(x), valid.reshape(rows, chunks * tokens)

@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from omnijax.models.vision.config import VisionConfig
 from omnijax.nn.encoder import ACTIVATIONS, EncoderStack
+from omnijax.ops import rotary_angles_2d
 from omnijax.typing import Array, Bool, Float, Int
 
 
@@ -19,15 +20,6 @@ def axis_weights(
     """
     source = index * (side - 1) / jnp.maximum(size - 1, 1)
     return jnp.maximum(0.0, 1.0 - jnp.abs(source[..., None] - jnp.arange(side)))
-
-
-def rotary_angles(
-    coords: Int[Array, "B P 2"], head_dim: int, theta: float
-) -> Float[Array, "B P A"]:
-    """Angles [B, P, head_dim / 2]: one half by the row, one by the column."""
-    rates = theta ** (-jnp.arange(0, head_dim // 2, 2, dtype=jnp.float32) / (head_dim // 2))
-    angles = coords.astype(jnp.float32)[..., None] * rates
-    return angles.reshape(*coords.shape[:-1], -1)
 
 
 class Merger(nn.Module):
@@ -66,15 +58,12 @@ class VisionEncoder(nn.Module):
 
         `coords`: row and column of a patch in its image, `grids`: its image's rows and columns, in
         patches. `frames`: attention groups, 0 = unused. Patches come in merge blocks.
-        `block_patches`, a divisor of P, promises that no frame crosses a multiple of it: attention
-        then costs P*block instead of P^2, with the same result.
+        `block_patches` promises that no frame crosses a multiple of it: attention then costs
+        P*block instead of P^2, with the same result.
         """
         config = self.config
         types = {"dtype": config.dtype, "param_dtype": config.param_dtype}
         rows, count = frames.shape
-        block = block_patches or count
-        if count % block or block % config.merge_unit:
-            raise ValueError(f"{count} patches a row are not whole blocks of {block}")
 
         with jax.named_scope("patch_embed"):
             x = nn.Dense(config.width, **types, name="patch_embed")(patches)
@@ -91,15 +80,13 @@ class VisionEncoder(nn.Module):
             across = axis_weights(coords[..., 1], grids[..., 1], side)
             weights = (down[..., :, None] * across[..., None, :]).reshape(rows, count, -1)
             x = x + jnp.matmul(weights, table, precision="highest").astype(x.dtype)
-            angles = rotary_angles(coords, config.width // config.heads, config.rope_theta)
+            angles = rotary_angles_2d(coords, config.width // config.heads, config.rope_theta)
 
-        split = (rows * count // block, block)
         x, kept = EncoderStack(config.encoder, config.deepstack_layers, name="encoder")(
-            x.reshape(*split, -1), frames.reshape(split), angles.reshape(*split, -1)
+            x, frames, angles, block=block_patches
         )
         deepstack = [
-            Merger(config, norm_joined=True, name=f"deepstack_{i}")(h.reshape(rows, count, -1))
-            for i, h in enumerate(kept)
+            Merger(config, norm_joined=True, name=f"deepstack_{i}")(h) for i, h in enumerate(kept)
         ]
-        features = Merger(config, name="merger")(x.reshape(rows, count, -1))
+        features = Merger(config, name="merger")(x)
         return features, frames[:, :: config.merge_unit] > 0, deepstack
