@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from omnijax.models.thinker.config import ThinkerConfig
 from omnijax.typing import Array, Float, Int
 
 
@@ -41,3 +42,22 @@ def text_inputs(tokens: Int[Array, "B T"]) -> ThinkerInputs:
     """Plain text, one document a row, no padding."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), (3, *tokens.shape))
     return ThinkerInputs(tokens, positions, jnp.ones_like(tokens))
+
+
+def empty_media(config: ThinkerConfig, inputs: ThinkerInputs) -> ThinkerInputs:
+    """The inputs with one unused chunk and block of patches wherever an encoder has none.
+
+    An encoder's parameters are made when it runs: so they are all there after any ``init``.
+    """
+    rows = inputs.tokens.shape[0]
+    if config.aut is not None and inputs.audio is None:
+        mel = jnp.zeros((rows, 1, config.aut.chunk_frames, config.aut.mel_bins))
+        unused = jnp.zeros((rows, 1), jnp.int32)
+        inputs = inputs._replace(audio=AudioInputs(mel, unused, unused))
+    if config.vision is not None and inputs.vision is None:
+        count = config.vision.merge_unit
+        patches = jnp.zeros((rows, count, config.vision.patch_dim))
+        pairs = jnp.zeros((rows, count, 2), jnp.int32)
+        unused = jnp.zeros((rows, count), jnp.int32)
+        inputs = inputs._replace(vision=VisionInputs(patches, pairs, pairs, unused))
+    return inputs

@@ -1,0 +1,47 @@
+"""Sizes of a Thinker: its decoder, its vocabulary and the encoders that feed it."""
+
+import dataclasses
+
+from omnijax.errors import UserError
+from omnijax.models.aut.config import AuTConfig
+from omnijax.models.vision.config import VisionConfig
+from omnijax.nn.config import DecoderConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ThinkerConfig:
+    """A decoder over text and, where ``aut`` or ``vision`` are set, audio, images and video."""
+
+    decoder: DecoderConfig
+    vocab_size: int
+    tie_embeddings: bool = False
+    aut: AuTConfig | None = None
+    vision: VisionConfig | None = None
+    audio_token_id: int = 248_076  # placeholders: one of them a feature
+    image_token_id: int = 248_056
+    video_token_id: int = 248_057
+
+    def __post_init__(self):
+        if self.vocab_size < 1:
+            raise UserError(f"vocab_size is {self.vocab_size}, it must be at least 1")
+        for name, part in (("aut", self.aut), ("vision", self.vision)):
+            if part is not None and part.out_width != self.decoder.width:
+                raise UserError(
+                    f"{name}.out_width is {part.out_width}, the decoder's width is "
+                    f"{self.decoder.width}: they must be equal"
+                )
+        used = ["audio_token_id"] if self.aut is not None else []
+        used += ["image_token_id", "video_token_id"] if self.vision is not None else []
+        for name in used:
+            if not 0 <= getattr(self, name) < self.vocab_size:
+                raise UserError(
+                    f"{name} is {getattr(self, name)}, it must be below vocab_size "
+                    f"{self.vocab_size}"
+                )
+        if len({getattr(self, name) for name in used}) < len(used):
+            raise UserError(f"{used} must differ, got {[getattr(self, name) for name in used]}")
+
+    @property
+    def deepstack(self) -> int:
+        """Levels of vision features added to the stream after the first layers."""
+        return 0 if self.vision is None else len(self.vision.deepstack_layers)
