@@ -22,7 +22,7 @@ class Audio(NamedTuple):
         return len(self.samples) / self.sample_rate
 
 
-def check_audio(audio: Audio, name: str = "audio", max_seconds: float | None = None) -> Audio:
+def check_audio(audio: Audio, name: str = "audio", max_seconds: float | int | None = None) -> Audio:
     """The clip as given, or a UserError that says what is wrong with it. Never changes it."""
     samples, rate = audio
     if rate <= 0:
@@ -44,7 +44,7 @@ def check_audio(audio: Audio, name: str = "audio", max_seconds: float | None = N
     return audio
 
 
-def load_audio(path: str | Path, max_seconds: float | None = None) -> Audio:
+def load_audio(path: str | Path, max_seconds: float | int | None = None) -> Audio:
     """Reads a sound file at its own rate; several channels are mixed down by their mean.
 
     Whatever libsndfile knows (wav, flac, ogg, mp3, ...), else the sound track that ffmpeg finds

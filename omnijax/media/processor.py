@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from omnijax.typing import Float, Shaped
 class ProcessorConfig:
     """How media become arrays; must agree with the encoders' configs. Defaults: full size.
 
+    mel_floor, mel_floor_log10: "fixed" (streams) or "clip_max" (released), see MelConfig.
     audio_chunk_frames: mel frames that the encoder's convolutions see at a time.
     audio_downsample: mel frames to a token.  audio_window_chunks: chunks that attend together.
     min_pixels, max_pixels: area of a picture, or of one frame of a video, after resizing.
@@ -33,22 +34,22 @@ class ProcessorConfig:
 
     sample_rate: int = 16_000
     mel_bins: int = 128
-    mel_floor: Literal["fixed", "clip_max"] = "fixed"
-    mel_floor_log10: float = -6.5
+    mel_floor: str = "fixed"
+    mel_floor_log10: float | int = -6.5
     audio_chunk_frames: int = 100
     audio_downsample: int = 16
     audio_window_chunks: int = 8
-    max_audio_seconds: float | None = None
+    max_audio_seconds: float | int | None = None
     patch_size: int = 16
     temporal_patch: int = 2
     spatial_merge: int = 2
     min_pixels: int = 65_536
     max_pixels: int = 16_777_216
     min_side: int = 8
-    video_fps: float = 2.0
+    video_fps: float | int = 2.0
     min_video_frames: int = 1
     max_video_frames: int = 768
-    video_sampling: Literal["grid", "linspace"] = "grid"
+    video_sampling: str = "grid"
     min_video_pixels: int | None = None
     max_video_pixels: int | None = None
 
@@ -77,11 +78,12 @@ class ProcessorConfig:
                 f"ProcessorConfig.video_sampling is {self.video_sampling!r}, must be 'grid' or "
                 "'linspace'"
             )
-        if self.mel.hop * 100 != self.sample_rate:
+        if self.sample_rate % 400:
             raise UserError(
-                f"ProcessorConfig.sample_rate is {self.sample_rate}, must be a multiple of 200 "
-                "(a hop of 10 ms, a window of 25 ms)"
+                f"ProcessorConfig.sample_rate is {self.sample_rate}, must be a multiple of 400 "
+                "(a hop of 10 ms and an even window of 25 ms)"
             )
+        self.mel  # noqa: B018 (its own checks)
 
     @property
     def factor(self) -> int:
@@ -145,12 +147,8 @@ class VisionArrays(NamedTuple):
     frames: np.ndarray
     grid_thw: tuple[int, int, int]
     times: tuple[float, ...]
-    patch_seconds: float = 0.0
-
-    @property
-    def num_tokens(self) -> int:
-        """With the usual 2x2 merge."""
-        return len(self.patches) // 4
+    patch_seconds: float
+    num_tokens: int
 
 
 def audio_tokens(num_mel_frames: int, config: ProcessorConfig) -> int:
@@ -206,7 +204,9 @@ def image_arrays(image: Shaped[np.ndarray, "..."], config: ProcessorConfig) -> V
     return _vision_arrays(patches, (1, height, width), (0.0,), 0.0, config)
 
 
-def video_arrays(video: Video, config: ProcessorConfig, fps: float | None = None) -> VisionArrays:
+def video_arrays(
+    video: Video, config: ProcessorConfig, fps: float | int | None = None
+) -> VisionArrays:
     """A video's frames, sampled and resized, as patches with true timestamps.
 
     An odd number of frames is filled up by repeating the last one, as in the released processor.
@@ -273,7 +273,16 @@ def _vision_arrays(patches, size, times, patch_seconds, config: ProcessorConfig)
     steps, height, width = size
     grid = (height // config.patch_size, width // config.patch_size)
     coords, grids, frames = _places(steps, *grid, config.spatial_merge)
-    return VisionArrays(patches, coords, grids, frames, (steps, *grid), times, patch_seconds)
+    return VisionArrays(
+        patches=patches,
+        coords=coords,
+        grids=grids,
+        frames=frames,
+        grid_thw=(steps, *grid),
+        times=times,
+        patch_seconds=patch_seconds,
+        num_tokens=len(patches) // config.spatial_merge**2,
+    )
 
 
 @functools.lru_cache(maxsize=256)

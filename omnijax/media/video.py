@@ -3,7 +3,7 @@
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def check_video(video: Video, name: str = "video") -> Video:
     return video
 
 
-def clip_seconds(times: Float[np.ndarray, " N"], duration: float | None = None) -> float:
+def clip_seconds(times: Float[np.ndarray, " N"], duration: float | int | None = None) -> float:
     """Until when the clip lasts: as told, else one median frame after the last one's start."""
     if duration is not None:
         return duration
@@ -53,11 +53,11 @@ def clip_seconds(times: Float[np.ndarray, " N"], duration: float | None = None) 
 def choose_frames(
     times: Float[np.ndarray, " N"],
     *,
-    fps: float,
+    fps: float | int,
     max_frames: int,
     min_frames: int = 1,
-    sampling: Literal["grid", "linspace"] = "grid",
-    duration: float | None = None,
+    sampling: str = "grid",
+    duration: float | int | None = None,
 ) -> np.ndarray:
     """Indices of the frames to keep, increasing, no more than max_frames, none twice.
 
@@ -68,6 +68,8 @@ def choose_frames(
     """
     if fps <= 0:
         raise UserError(f"video: the rate to sample is {fps} frames a second, must be over 0")
+    if sampling not in ("grid", "linspace"):
+        raise UserError(f"video: sampling is {sampling!r}, must be 'grid' or 'linspace'")
     if max_frames < 1:
         raise UserError(f"video: the budget is {max_frames} frames, must be at least 1")
     total, seconds = len(times), clip_seconds(times, duration)
@@ -90,10 +92,10 @@ def choose_frames(
 def sample_frames(
     video: Video,
     *,
-    fps: float,
+    fps: float | int,
     max_frames: int,
     min_frames: int = 1,
-    sampling: Literal["grid", "linspace"] = "grid",
+    sampling: str = "grid",
 ) -> Video:
     """The frames that `choose_frames` keeps, with their true times; the sound stays as it was."""
     check_video(video)
@@ -153,9 +155,9 @@ def smart_resize_video(
 def load_video(
     path: str | Path,
     *,
-    fps: float | None = None,
+    fps: float | int | None = None,
     max_frames: int | None = None,
-    max_seconds: float | None = None,
+    max_seconds: float | int | None = None,
 ) -> Video:
     """Reads frames, their true times, and the sound track at its own rate.
 
@@ -278,13 +280,12 @@ def _encode(av, container, codecs, video: Video, quality: int) -> None:
     sound = None
     if video.audio is not None:
         sound = container.add_stream(codecs[1], rate=video.audio.sample_rate, layout="mono")
-    ends = [*video.times[1:], max(seconds, video.times[-1])]
-    for pixels, time, end in zip(video.frames, video.times, ends, strict=True):
+    last = round(video.times[-1] * ticks)
+    for pixels, time in zip(video.frames, video.times, strict=True):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         frame.pts, frame.time_base = round(time * ticks), Fraction(1, ticks)
-        frame.duration = round((end - time) * ticks)
-        container.mux(picture.encode(frame))
-    container.mux(picture.encode())
+        _mux(container, picture.encode(frame), last, seconds, ticks)
+    _mux(container, picture.encode(), last, seconds, ticks)
     if sound is not None:
         samples = np.ascontiguousarray(video.audio.samples[None], dtype=np.float32)
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
@@ -292,3 +293,11 @@ def _encode(av, container, codecs, video: Video, quality: int) -> None:
         frame.time_base = Fraction(1, video.audio.sample_rate)
         container.mux(sound.encode(frame))
         container.mux(sound.encode())
+
+
+def _mux(container, packets, last: int, seconds: float, ticks: int) -> None:
+    """Encoders give the last frame the mean duration: it is on show until the clip ends."""
+    for packet in packets:
+        if packet.pts == last:
+            packet.duration = max(1, round(seconds * ticks) - last)
+        container.mux(packet)
