@@ -2,6 +2,7 @@
 
 from omnijax.ops.attention import attention, windowed_attention
 from omnijax.ops.causal_conv import causal_conv
+from omnijax.ops.experts import expert_ffn
 from omnijax.ops.gated_delta_rule import gated_delta_rule, gated_delta_step
 from omnijax.ops.grouped_matmul import grouped_matmul
 from omnijax.ops.rotary import apply_rotary, mrope_angles, rotary_angles, rotary_angles_2d
@@ -10,6 +11,7 @@ __all__ = [
     "apply_rotary",
     "attention",
     "causal_conv",
+    "expert_ffn",
     "gated_delta_rule",
     "gated_delta_step",
     "grouped_matmul",

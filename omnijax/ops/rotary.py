@@ -34,7 +34,7 @@ def mrope_angles(
 def rotary_angles_2d(
     coords: Int[Array, "*lead 2"], dim: int, theta: float = 10_000.0
 ) -> Float[Array, "*lead half"]:
-    """Angles of a picture's patches: rows turn the first half of the frequencies, columns the rest."""
+    """Angles of a picture's patches: the row turns half of the frequencies, the column the rest."""
     angles = rotary_angles(coords, dim // 2, theta)
     return angles.reshape(*coords.shape[:-1], dim // 2)
 
