@@ -3,7 +3,7 @@
 from omnijax.data.batch import AedBatch, RowBudget, TrainBatch
 from omnijax.data.config import PipelineConfig
 from omnijax.data.pipeline import Pipeline, make_pipeline, merge_states
-from omnijax.data.sources import FolderSource, TfdsSource, open_source
+from omnijax.data.sources import FolderSource, TfdsSource, open_source, open_sources
 
 __all__ = [
     "AedBatch",
@@ -16,4 +16,5 @@ __all__ = [
     "make_pipeline",
     "merge_states",
     "open_source",
+    "open_sources",
 ]
