@@ -185,54 +185,72 @@ def load_video(
 
 
 def _read_frames(av, path, fps, max_frames, max_seconds):
+    """(frames, times, quarter turns, time of the end); decodes once, keeps what is wanted."""
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise UserError(f"{path}: has no frames (no picture track)")
         stream = container.streams.video[0]
-        base = stream.time_base
-        packets = [p for p in container.demux(stream) if p.pts is not None]
+        base = float(stream.time_base)
+        packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
     if not packets:
         raise UserError(f"{path}: has no frames")
-    stamps = np.array(sorted(p.pts for p in packets if not p.is_discard))
-    times = stamps * float(base)
+    if any(p.pts is None for p in packets):
+        raise UserError(f"{path}: has frames without a time")
+    stamps = np.unique([p.pts for p in packets])
+    times = stamps * base
     last = max(packets, key=lambda p: p.pts)
-    duration = clip_seconds(times)
-    if last.duration:
-        duration = float((last.pts + last.duration) * base)
-    seconds = duration - float(times[0])
+    duration = (last.pts + last.duration) * base if last.duration else clip_seconds(times)
+    seconds = float(duration - times[0])
     if max_seconds is not None and seconds > max_seconds:
         raise UserError(f"{path}: lasts {seconds:.2f} s, over the limit of {max_seconds:g} s")
-    wanted = None
+    wanted = np.arange(len(stamps))
     if fps is not None or max_frames is not None:
-        index = choose_frames(
+        wanted = choose_frames(
             times,
             fps=fps or len(times) / max(seconds, 1e-9),
             max_frames=max_frames or len(times),
             duration=duration,
         )
-        wanted = set(stamps[index].tolist())
-    frames, kept, rotation = [], [], 0
+    frames, places, rotation = _decode(av, path, stamps, set(wanted.tolist()), by_order=False)
+    if frames is None:
+        frames, places, rotation = _decode(av, path, stamps, set(wanted.tolist()), by_order=True)
+    if not frames:
+        raise UserError(f"{path}: has no frames")
+    return np.stack(frames), times[places], rotation, float(duration)
+
+
+def _decode(av, path, stamps, wanted: set, by_order: bool):
+    """Frames whose place among `stamps` is wanted; None where their own times do not increase.
+
+    Frames come in the order of show, but some containers (H.264 in AVI) only know the order of
+    decoding and stamp them wrongly: then the n-th frame takes the n-th time.
+    """
+    place_of = {int(stamp): place for place, stamp in enumerate(stamps)}
+    frames, places, rotation, previous, place = [], [], 0, -1, -1
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        for frame in container.decode(stream):
-            if frame.pts is None:
-                raise UserError(f"{path}: a frame has no timestamp")
-            if wanted is not None and frame.pts not in wanted:
-                continue
-            if frames and frame.pts * float(base) <= kept[-1]:
+        for count, frame in enumerate(container.decode(stream)):
+            place = count if by_order else place_of.get(frame.pts, -1)
+            if place <= previous and not by_order:
+                return None, [], 0
+            previous = place
+            if place not in wanted:
                 continue
             rotation = (getattr(frame, "rotation", 0) or 0) // 90 % 4
             frames.append(frame.to_ndarray(format="rgb24"))
-            kept.append(frame.pts * float(base))
+            places.append(place)
             if frames[-1].shape != frames[0].shape:
                 raise UserError(
                     f"{path}: the picture changes from {frames[0].shape[1::-1]} to "
-                    f"{frames[-1].shape[1::-1]} pixels at {kept[-1]:.2f} s"
+                    f"{frames[-1].shape[1::-1]} pixels at frame {place}"
                 )
-    if not frames:
-        raise UserError(f"{path}: has no frames")
-    return np.stack(frames), np.array(kept), rotation, duration
+    if by_order and place + 1 != len(stamps):
+        raise UserError(
+            f"{path}: the times of its frames cannot be told: {place + 1} frames, "
+            f"{len(stamps)} times"
+        )
+    return frames, places, rotation
 
 
 def _read_sound(av, path) -> tuple[Audio | None, float]:

@@ -136,3 +136,16 @@ def test_saving_what_the_format_would_clip_or_does_not_exist_is_refused(tmp_path
         save_audio(tmp_path / "a.flac", Audio(3 * tone(), 16_000))
     with pytest.raises(UserError, match="a.xyz: cannot be written"):
         save_audio(tmp_path / "a.xyz", Audio(tone(), 16_000))
+
+
+def test_two_channels_in_a_video_container_are_mixed_down_by_their_mean(tmp_path):
+    planes = np.stack([np.full(8000, 8192, np.int16), np.full(8000, 16384, np.int16)])
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="stereo")
+        interleaved = np.ascontiguousarray(planes.T.reshape(1, -1))
+        frame = av.AudioFrame.from_ndarray(interleaved, format="s16", layout="stereo")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    back = load_audio(tmp_path / "a.mkv")
+    np.testing.assert_array_equal(back.samples, np.full(8000, 0.375, np.float32))

@@ -207,3 +207,35 @@ def test_writing_what_cannot_be_encoded_is_refused(tmp_path):
         write_video(tmp_path / "a.mp4", video._replace(frames=video.frames[:, :31]))
     with pytest.raises(UserError, match="begins at -1.0 s"):
         write_video(tmp_path / "a.mp4", video._replace(times=video.times - 1))
+
+
+def test_frames_of_a_container_that_knows_only_decoding_order_are_all_kept_in_order(tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for n in range(50):
+            frame = np.full((64, 64, 3), 5 * n, np.uint8)
+            frame = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            frame.pts = n
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    back = load_video(tmp_path / "a.avi")
+    np.testing.assert_allclose(back.times, np.arange(50) / 25, atol=1e-6)
+    np.testing.assert_allclose(back.frames.mean((1, 2, 3)), 5 * np.arange(50), atol=3)
+
+
+def test_a_film_held_sideways_is_read_upright(tmp_path):
+    video = clip(6)
+    video.frames[:, :16, :24] = 255  # the upper left quarter
+    write_video(tmp_path / "a.mp4", video._replace(audio=None))
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    quarter = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 32 << 16, 0, 1 << 30], ">i4")
+    data[at : at + 36] = quarter.tobytes()  # show it turned by 90 degrees clockwise
+    (tmp_path / "turned.mp4").write_bytes(bytes(data))
+    upright = load_video(tmp_path / "turned.mp4").frames
+    assert upright.shape == (6, 48, 32, 3)
+    assert upright[:, :20, 20:].mean() > 200 and upright[:, :20, :12].mean() < 80
