@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,19 @@ def _reason(error: BaseException) -> str:
 class Checkpointer:
     """The checkpoints of one run, in `directory`: state, data position and config together.
 
-    config: plain values; a checkpoint restores only into the same ones.
+    config: plain values; a checkpoint restores only where `compare(config)` is the same.
     """
 
-    def __init__(self, directory: str | Path, config: Mapping[str, Any], *, keep: int = 2):
+    def __init__(
+        self,
+        directory: str | Path,
+        config: Mapping[str, Any],
+        *,
+        keep: int = 2,
+        compare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ):
         self.directory = Path(directory).absolute()
+        self._compare = compare
         self.config = json.loads(json.dumps(config))
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -122,7 +130,7 @@ class Checkpointer:
         rest = self._manager.restore(
             steps[-1], args=ocp.args.Composite(rest=ocp.args.JsonRestore())
         ).rest
-        check_same_config(rest["config"], self.config, self.directory)
+        check_same_config(self._compare(rest["config"]), self._compare(self.config), self.directory)
         restored = self._manager.restore(
             steps[-1],
             args=ocp.args.Composite(state=ocp.args.StandardRestore(like._asdict())),

@@ -120,15 +120,16 @@ def fit(
     config: Mapping[str, Any],
     run: RunConfig | None = None,
     mesh: Mesh | None = None,
-    start: Params | None = None,
+    start: Callable[[], Params | None] | None = None,
+    compare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     eval_data: Callable[[], Iterator[Any]] | None = None,
 ) -> Result:
     """Trains `stage` to its end, or from its last checkpoint in `workdir` on.
 
     data: an iterator of host batches with `get_state()` and `set_state(state)`.
     config: the resolved config, as plain values; it is written to `workdir`, and a checkpoint
-    resumes only under the same one.
-    start: parameters that replace the fresh ones, by path (a stage starts from another's).
+    resumes only under one whose `compare(config)` is the same.
+    start: gives parameters that replace the fresh ones, by path (a stage starts from another's).
     """
     run = run or RunConfig()
     mesh = mesh or make_mesh(data=1, devices=jax.devices()[:1])
@@ -146,7 +147,7 @@ def fit(
 
         shapes = jax.eval_shape(fresh)
         where = state_shardings(shapes, optimizer, mesh)
-        checkpoints = Checkpointer(workdir / "checkpoints", config, keep=run.keep)
+        checkpoints = Checkpointer(workdir / "checkpoints", config, keep=run.keep, compare=compare)
         restored = checkpoints.restore(abstract(shapes, where))
         if restored is not None:
             state, data_state, _ = restored
@@ -154,8 +155,9 @@ def fit(
                 data.set_state(data_state)
         else:
             state = jax.jit(fresh, out_shardings=where)()
-            if start:
-                state = _start_from(state, start, where, stage)
+            given = start() if start else None
+            if given:
+                state = _start_from(state, given, where, stage)
         (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         step = int(state.step)
         writer = MetricWriter(workdir, resume_step=step)

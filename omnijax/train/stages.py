@@ -142,8 +142,10 @@ class RunConfig:
     save_minutes: float = 5.0  # 0 = never by time
     keep: int = 2  # checkpoints
     time_limit_minutes: float = 0.0  # stop with a checkpoint after this long; 0 = never
-    workers: int = 0  # data worker processes
+    eval_split: str = "validation"  # "" = no evaluation
     data_dir: str = ""  # where prepared data lies; "" = the default place
+    threads: int = 2  # that read and render data
+    cache_gb: float = 4.0  # memory for rendered examples
     progress: bool = True
 
 
@@ -186,7 +188,9 @@ def from_dict(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
             try:
                 return hint(value)
             except ValueError:
-                raise UserError(f"config field {where}{name}: {value!r} is no {hint.__name__}")
+                raise UserError(
+                    f"config field {where}{name}: {value!r} is no {hint.__name__}"
+                ) from None
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if typing.get_origin(hint) in (dict, Mapping) or isinstance(value, Mapping):

@@ -22,9 +22,11 @@ def aed_objective(
 
     def init(key: Array) -> dict[str, Any]:
         keys = jax.random.split(key)
-        audio = jax.tree.map(jnp.asarray, example.audio)
+        audio, tokens = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), (example.audio, example.tokens)
+        )
         (features, valid), audio_params = encoder.init_with_output(keys[0], *audio)
-        aed_params = decoder.init(keys[1], features, valid, jnp.asarray(example.tokens))
+        aed_params = decoder.init(keys[1], features, valid, tokens)
         return {"audio": audio_params["params"], "aed": aed_params["params"]}
 
     def loss(params: dict[str, Any], batch: Any, key: Array | None) -> Losses:

@@ -49,12 +49,8 @@ def lm_objective(
     """
 
     def init(key: Array) -> dict[str, Any]:
-        # Through `logits` too, so that an untied head has its parameters.
-        def both(module: Any, inputs: Any) -> Array:
-            return module.logits(module(inputs).hidden)
-
-        inputs = jax.tree.map(jnp.asarray, example.inputs)
-        return model.init(key, inputs, method=both)["params"]
+        inputs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example.inputs)
+        return model.init(key, inputs)["params"]
 
     def loss(params: dict[str, Any], batch: Any, key: Array | None) -> Losses:
         inputs = batch.inputs

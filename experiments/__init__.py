@@ -1,0 +1,1 @@
+"""One script an experiment; configs under `configs/`."""

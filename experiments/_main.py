@@ -1,0 +1,69 @@
+"""What every experiment starts with: flags, errors a user can mend as one line, signals.
+
+`launch(main)` parses the flags and calls `main()`. A UserError, a flag or config field that does
+not exist: one line on stderr, exit status 2. A run stopped by SIGTERM or Ctrl-C: status 143 / 130
+after its checkpoint, so that whoever started it knows that it is not done.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags, logging
+
+from omnijax.errors import UserError
+
+
+def _one_line(error: BaseException) -> str:
+    """The last line of a message: config_flags wraps errors of a config file into its trace."""
+    text = str(error).strip() or type(error).__name__
+    last = text.splitlines()[-1].strip() if "Traceback" in text else " ".join(text.split())
+    return re.sub(r"^[\w.]*(Error|Exception): ", "", last)
+
+
+def fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _check_config_file(argv: list[str]) -> None:
+    for i, arg in enumerate(argv):
+        if match := re.match(r"--?config(?:=(.*))?$", arg):
+            value = match[1] if match[1] is not None else "".join(argv[i + 1 : i + 2])
+            path = value.split(":", 1)[0]
+            if not Path(path).is_file():
+                raise UserError(f"config file {path!r} does not exist")
+
+
+def launch(main: Callable[[], int | None], argv: list[str] | None = None) -> None:
+    """Runs an experiment; never returns."""
+    argv = sys.argv if argv is None else argv
+    logging.set_verbosity(logging.WARNING)
+    try:
+        _check_config_file(argv)
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UserError(f"cannot read the argument {rest[1]!r}: flags are --name=value")
+    except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        fail(_one_line(error))
+    try:
+        sys.exit(main())
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def compilation_cache(directory: str | None = None) -> None:
+    """Keeps compiled programs between runs, so that resuming starts in seconds."""
+    import jax
+
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "omnijax" / "xla"
+    try:
+        (path := Path(directory or default)).mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a read-only home: compile again
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -1,0 +1,66 @@
+"""A trained model from a folder of weights or a run: what converse, evaluate and demo load."""
+
+import dataclasses
+import importlib.resources
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omnijax.errors import UserError
+from omnijax.generate.sampling import SamplingConfig
+from omnijax.generate.text import TextGenerator
+from omnijax.media import ProcessorConfig
+from omnijax.models.thinker import Thinker, ThinkerConfig
+from omnijax.text.tokenizer import Tokenizer
+from omnijax.train.checkpoint import load_weights, read_params, save_weights
+from omnijax.train.recipe import open_tokenizer
+from omnijax.train.stages import from_dict
+
+
+class Loaded(NamedTuple):
+    """A Thinker with what it takes to talk to it."""
+
+    model: Thinker
+    params: Any
+    tokenizer: Tokenizer
+    processor: ProcessorConfig
+    config: dict[str, Any]
+
+    def generator(
+        self, sampling: SamplingConfig | None = None, max_len: int = 1024
+    ) -> TextGenerator:
+        """Answers end at <|im_end|>."""
+        stops = (self.tokenizer.special("im_end"), self.tokenizer.special("endoftext"))
+        return TextGenerator(
+            self.model, self.params, stop_ids=stops, sampling=sampling, max_len=max_len
+        )
+
+
+def load(weights: str) -> Loaded:
+    """``weights``: "nano" (the shipped ones), a folder of weights, or a training run's folder."""
+    directory = Path(weights)
+    if weights == "nano":
+        directory = Path(str(importlib.resources.files("omnijax") / "assets/nano"))
+    elif not directory.is_dir():
+        raise UserError(f"no weights at {weights!r}: give nano, a folder of weights, or a run")
+    if (directory / "checkpoints").is_dir():
+        params, config = read_params(directory / "checkpoints")
+    else:
+        params, config = load_weights(directory)
+    model = from_dict(ThinkerConfig, config["model"], "config.model.")
+    decoder = dataclasses.replace(model.decoder, remat="none")
+    processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
+    return Loaded(
+        Thinker(dataclasses.replace(model, decoder=decoder)),
+        params,
+        open_tokenizer(config["tokenizer"]),
+        processor,
+        config,
+    )
+
+
+def export(run: Path, directory: Path) -> Path:
+    """The last checkpoint of a run as a small folder of weights; returns the weights' file."""
+    params, config = read_params(run / "checkpoints")
+    kept = {name: config[name] for name in ("name", "tokenizer", "model", "processor", "stage")}
+    return save_weights(directory, params, json.loads(json.dumps(kept)))

@@ -1,0 +1,123 @@
+"""Runs one stage of a config, and before it the stages it starts from where they are missing."""
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from omnijax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="FILE:STAGE, for instance experiments/configs/nano.py:s2"
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run lives; by default runs/NAME[,changes of the model]/STAGE."
+)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{name}.")
+        else:
+            values[f"{prefix}{name}"] = value
+    return values
+
+
+class Recipe:
+    """A config file, one stage of it as the user wants it, and where its runs lie."""
+
+    def __init__(
+        self, path: str, stage: str, config: ml_collections.ConfigDict, workdir: str | None
+    ):
+        spec = importlib.util.spec_from_file_location("omnijax_experiment_config", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        self._get_config = module.get_config
+        self.stage, self.config = stage, config
+        self._root = Path(workdir).absolute().parent if workdir else None
+        self._workdirs = {stage: Path(workdir)} if workdir else {}
+
+    def stage_config(self, stage: str) -> ml_collections.ConfigDict:
+        """Another stage's config with this one's changes to model, data and run."""
+        if stage == self.stage:
+            return self.config
+        config = self._get_config(stage)
+        theirs, ours = flat(config), flat(self.config)
+        original = flat(self._get_config(self.stage))
+        for name, value in ours.items():
+            if name.startswith("stage.") or name not in theirs:
+                continue
+            if value != original.get(name):
+                config.update_from_flattened_dict({name: value})
+        return config
+
+    def workdir(self, stage: str) -> Path:
+        """Beside the given workdir; or by name, where a changed model gets its own folder."""
+        if stage in self._workdirs:
+            return self._workdirs[stage]
+        if self._root is not None:
+            return self._root / stage
+        config, original = flat(self.stage_config(stage)), flat(self._get_config(stage))
+        changes = [
+            f"{name.removeprefix('model.')}={value}"
+            for name, value in sorted(config.items())
+            if name.startswith("model.") and value != original[name]
+        ]
+        folder = ",".join([str(self.config.name), *changes])
+        return Path("runs") / re.sub(r"[^\w.,=+-]", "_", folder) / stage
+
+    def run(self, stage: str | None = None, *, chain: tuple[str, ...] = ()) -> bool:
+        """Trains the stage to its end; False: stopped on the way, to be resumed."""
+        from omnijax.train.recipe import run_stage
+        from omnijax.train.stages import Stage, from_dict
+
+        stage = stage or self.stage
+        config = self.stage_config(stage)
+        workdir = self.workdir(stage)
+        if stage in chain:
+            raise UserError(f"stages start from each other: {' -> '.join((*chain, stage))}")
+        if not (workdir / "checkpoints").is_dir():
+            for _, before in from_dict(Stage, config.stage.to_dict(), "config.stage.").sources():
+                if not self._complete(before):
+                    print(f"{stage} starts from {before}: training {before} first", flush=True)
+                    if not self.run(before, chain=(*chain, stage)):
+                        return False
+        print(f"{stage}: {workdir}", flush=True)
+        return run_stage(config.to_dict(), workdir, self.workdir).finished
+
+    def _complete(self, stage: str) -> bool:
+        """Whether a stage's last checkpoint is that of its last step."""
+        folder = self.workdir(stage) / "checkpoints"
+        steps = (
+            [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+        )
+        return bool(steps) and max(steps) >= self.stage_config(stage).stage.steps
+
+
+def from_flags(default_stage: str) -> Recipe:
+    """The recipe that --config and --workdir name."""
+    if CONFIG.value is None:
+        raise UserError("give --config=FILE:STAGE, for instance experiments/configs/nano.py:s2")
+    path, _, stage = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return Recipe(path, stage or default_stage, CONFIG.value, WORKDIR.value)
+
+
+def main_of(objective: str, default_stage: str) -> int:
+    """The whole of an experiment that trains one stage."""
+    from experiments._main import compilation_cache
+
+    compilation_cache()
+    recipe = from_flags(default_stage)
+    if recipe.config.stage.objective != objective:
+        raise UserError(
+            f"stage {recipe.stage} has objective {recipe.config.stage.objective!r}, "
+            f"this experiment trains {objective!r}"
+        )
+    return 0 if recipe.run() else 143

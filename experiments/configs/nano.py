@@ -1,0 +1,108 @@
+"""nano: under 7 M parameters, from scratch on OmniWorld, on two CPU cores.
+
+aut          AuT inside an attention encoder-decoder learns to write down what is said
+lm           the decoder alone learns the world's language, from text
+s1_adapters  what joins the encoders to the frozen decoder
+s1           the encoders too, the decoder still frozen
+s2           everything
+"""
+
+import ml_collections
+
+from omnijax.media.processor import ProcessorConfig
+from omnijax.models import presets
+from omnijax.models.aut import nano_decoder
+from omnijax.train.stages import AugmentConfig, OptimizerConfig, RunConfig, Stage, to_dict
+
+PROCESSOR = ProcessorConfig(
+    audio_chunk_frames=160,
+    audio_window_chunks=8,
+    min_pixels=64 * 64,
+    max_pixels=96 * 96,
+    video_fps=4.0,
+    max_video_frames=32,
+)
+VOICES = AugmentConfig(  # stands for voices that the corpus does not have
+    warp=0.12, shift=2.0, gain_db=6.0, noise_db=12.0, frequency_masks=1, time_masks=1
+)
+TASKS = (
+    "omniworld/transcribe=2",
+    "omniworld/picture_question_written=1",
+    "omniworld/picture_question_spoken=2",
+    "omniworld/sound_time=1",
+    "omniworld/caption=2",
+    "omniworld/tool_call=1",
+    "omniworld/text_question=0.5",
+)
+# Weights that join an encoder to the decoder.
+ADAPTERS = (r"^audio/(final_norm|proj_)", r"^vision/merger")
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="aut",
+            objective="aed",
+            mixture=("omniworld/transcribe=1",),
+            steps=3000,
+            batch=32,
+            tokens=48,
+            audio_chunks=4,
+            window_chunks=(1, 2, 8),
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200),
+            augment=VOICES,
+        ),
+        Stage(
+            name="lm",
+            mixture=("omniworld/text_question=1",),
+            trains=(r"^(embed|decoder|lm_head)",),
+            steps=500,
+            audio_chunks=0,
+            patches=0,
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),
+        ),
+        Stage(
+            name="s1_adapters",
+            starts_from=("lm", "audio=aut"),
+            trains=ADAPTERS,
+            mixture=TASKS,
+            steps=200,
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
+        ),
+        Stage(
+            name="s1",
+            starts_from=("s1_adapters",),
+            trains=(r"^(audio|vision)/",),
+            mixture=TASKS,
+            steps=500,
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
+            augment=VOICES,
+        ),
+        Stage(
+            name="s2",
+            starts_from=("s1",),
+            mixture=TASKS,
+            steps=4000,
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100),
+            augment=VOICES,
+        ),
+    )
+}
+
+
+def get_config(stage: str = "s2") -> ml_collections.ConfigDict:
+    """The resolved config of one stage; every field can be overridden by a flag."""
+    if stage not in STAGES:
+        raise ValueError(f"nano has no stage {stage!r}, it has {', '.join(STAGES)}")
+    return ml_collections.ConfigDict(
+        {
+            "name": "nano",
+            "tokenizer": "nano",
+            "model": to_dict(presets.nano()),
+            "aed": to_dict(nano_decoder()),
+            "processor": to_dict(PROCESSOR),
+            "stage": to_dict(STAGES[stage]),
+            "mesh": {"data": -1, "fsdp": 1, "context": 1, "tensor": 1, "expert": 1},
+            "run": to_dict(RunConfig()),
+        }
+    )
