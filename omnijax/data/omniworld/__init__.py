@@ -1,9 +1,30 @@
-"""OmniWorld: a small world of coloured shapes, sounds and speech, built here and never downloaded."""
+"""OmniWorld: a small world of coloured shapes, sounds and speech, built here, not downloaded."""
 
 import json
 from collections.abc import Iterator
 
+from omnijax.data.omniworld.builder import SIZES, OmniWorld
+from omnijax.data.omniworld.chance import chance
+from omnijax.data.omniworld.corpus import LazySource, StoredSource, build, example, load
+from omnijax.data.omniworld.splits import SPLITS
 from omnijax.data.omniworld.tasks import MIXTURE, TASKS, plan, task_of
+
+__all__ = [
+    "MIXTURE",
+    "SIZES",
+    "SPLITS",
+    "TASKS",
+    "LazySource",
+    "OmniWorld",
+    "StoredSource",
+    "build",
+    "chance",
+    "corpus_texts",
+    "example",
+    "load",
+    "plan",
+    "task_of",
+]
 
 
 def corpus_texts(count: int = 20_000, seed: int = 0) -> Iterator[str]:

@@ -113,7 +113,8 @@ def sentence(language: str, template: int, slots: dict) -> str:
     if slots.get("number") is not None:
         fill["n"] = _NUMBERS[language][NUMBERS.index(slots["number"])]
     fill["name"] = slots.get("name")
-    return pattern.format(**fill).replace(" de el ", " del ")
+    text = pattern.format(**fill)
+    return fluent(text) if language == "en" else text.replace(" de el ", " del ")
 
 
 def needed_slots(language: str, template: int) -> tuple[set[str], str]:
@@ -150,8 +151,8 @@ def sound_phrase(language: str, sound: str, case: int = 0) -> str:
 
 
 def fluent(text: str) -> str:
-    """English text with "a" as "an" before a vowel."""
-    return re.sub(r"\ba (?=[aeiou])", "an ", text)
+    """English text with "an" before a vowel and the plural of "cross"."""
+    return re.sub(r"\ba (?=[aeiou])", "an ", text).replace("crosss", "crosses")
 
 
 def written(question: str) -> str:

@@ -153,7 +153,6 @@ def _sentence(rng, language: str) -> tuple[str, dict]:
             "subject": VALUES[subject].index(slots[subject]),
         },
         "language": language,
-        "text": text,
         "answer": text,
     }
     return text, meta
@@ -175,7 +174,7 @@ def _transcribe(rng, split: str) -> dict:
                 _assistant(text),
             ],
             "media": [speech],
-            "meta": meta | {"voice": speech["voice"]},
+            "meta": meta | {"voice": speech["voice"], "transcript": text},
         }
 
     return _until_it_belongs(split, draw)
@@ -186,7 +185,7 @@ def _say(rng, split: str) -> dict:
 
     def draw():
         text, meta = _sentence(rng, language)
-        speech = _speech(rng, text, language, split) | {"sample_rate": 24_000, "target": True}
+        speech = _speech(rng, text, language, split) | {"sample_rate": 24_000, "hiss": False}
         voice = next(v for v in VOICES if v.name == speech["voice"])
         prompt = _pick(rng, SAY_PROMPTS).format(voice=voice.description, text=text)
         return {
@@ -201,7 +200,7 @@ def _say(rng, split: str) -> dict:
 # pictures -------------------------------------------------------------------------------------
 
 
-def _scene(rng, kind: str, answer: tuple) -> tuple[list[dict], dict, int] | None:
+def _scene(rng, kind: str, answer: tuple, size: int) -> tuple[list[dict], dict, int] | None:
     """Objects, the slots of the question, and how many of the first objects it asks about."""
     shape, colour, place = (_pick(rng, v) for v in (SHAPES, COLOURS, PLACES))
     count = 1
@@ -223,7 +222,7 @@ def _scene(rng, kind: str, answer: tuple) -> tuple[list[dict], dict, int] | None
             {"shape": shape, "colour": _pick(rng, COLOURS), "place": places[1 + i]}
             for i in range(count - 1)
         ]
-    for _ in range(int(rng.integers(4 - len(objects)))):
+    for _ in range(size - len(objects)):
         other = {"shape": _pick(rng, SHAPES), "colour": _pick(rng, COLOURS)}
         if kind in ("colour_of", "place_of_shape", "how_many") and other["shape"] == shape:
             return None
@@ -255,18 +254,19 @@ def _picture_question(rng, split: str, form: str) -> dict:
     kinds = [kind for kind in QUESTIONS if kind != "sound_time"]
     kind = _pick(rng, kinds)
     answer, answer_text = _answer(rng, kind)
+    size = int(rng.integers(1, 4))
 
     def draw():
         nonlocal answer, answer_text
         if kind == "what_at":  # both of its words are asked, so some answers live in one split only
             answer, answer_text = _answer(rng, kind)
-        scene = _scene(rng, kind, answer)
+        scene = _scene(rng, kind, answer, size)
         if scene is None:
             return None
         objects, slots, asked = scene
         slot, wordings = QUESTIONS[kind]
         wording = _wording(rng, kind, VALUES[slot].index(slots[slot]))
-        question = wordings[wording["index"]].format(**slots)
+        question = lang.fluent(wordings[wording["index"]].format(**slots))
         meta = {
             "objects": objects,
             "asked": {"objects": list(range(asked))},
@@ -292,7 +292,7 @@ def _picture_question(rng, split: str, form: str) -> dict:
             speech = _speech(rng, question, "en", split)
             user = _user({"type": "image", "image": 0}, {"type": "audio", "audio": 1})
             media = [picture, speech]
-            meta |= {"voice": speech["voice"], "language": "en"}
+            meta |= {"voice": speech["voice"], "language": "en", "transcript": question}
         return {"messages": [user, _assistant(answer_text)], "media": media, "meta": meta}
 
     return _until_it_belongs(split, draw)
@@ -304,8 +304,8 @@ def _picture_question(rng, split: str, form: str) -> dict:
 def _times(rng, count: int) -> tuple[list[float], float]:
     """Event times on a 0.1 s grid, at least 0.6 s apart, and the clip's length."""
     length = int(rng.integers(4, 9)) * 5  # tenths of a second
-    count = min(count, (length - 8) // MIN_GAP)
-    slack = length - 6 - MIN_GAP * (count - 1)  # the last event leaves 0.5 s for its motion
+    count = min(count, (length - 11) // MIN_GAP + 1)
+    slack = length - 10 - MIN_GAP * (count - 1)  # after the last event a second is left to see it
     offsets = np.sort(rng.integers(1, slack + 1, count))
     return [round((int(o) + MIN_GAP * i) / 10, 1) for i, o in enumerate(offsets)], length / 10
 
@@ -404,7 +404,7 @@ def _tool_call(rng, split: str) -> dict:
         if spoken:
             media = [_speech(rng, request, "en", split)]
             item = {"type": "audio", "audio": 0}
-            meta |= {"voice": media[0]["voice"], "language": "en"}
+            meta |= {"voice": media[0]["voice"], "language": "en", "transcript": request}
         return {"messages": [_user(item), *messages], "tools": tools, "media": media, "meta": meta}
 
     return _until_it_belongs(split, draw)

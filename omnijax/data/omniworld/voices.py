@@ -27,5 +27,5 @@ UNSEEN_VOICES = (
     Voice("kira", "Annie", 52, 155, "a new woman"),
     Voice("liam", "m6", 42, 155, "a new man"),
 )
-ACCENTS = {"en": ("en-us", "en-gb"), "de": ("de",), "es": ("es",), "fr": ("fr-fr",)}
+ACCENTS = {"en": ("en-us", "en"), "de": ("de",), "es": ("es",), "fr": ("fr",)}
 BY_NAME = {voice.name: voice for voice in (*VOICES, *UNSEEN_VOICES)}

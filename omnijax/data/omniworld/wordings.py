@@ -56,9 +56,11 @@ SAY_PROMPTS = (
 # name: (description, parameters in order of the subject first, six requests, result, closing words)
 TOOLS = {
     "draw": ("draw a new shape", ("shape", "colour", "place"), (
-        "draw a {colour} {shape} at the {place}", "please draw a {shape} in {colour} at the {place}",
+        "draw a {colour} {shape} at the {place}",
+        "please draw a {shape} in {colour} at the {place}",
         "i want a {colour} {shape} at the {place}", "at the {place} draw a {colour} {shape}",
-        "could you add a {colour} {shape} at the {place}", "make a {colour} {shape} at the {place}",
+        "could you add a {colour} {shape} at the {place}",
+        "make a {colour} {shape} at the {place}",
     ), "done. there is now a {colour} {shape} at the {place}."),
     "move": ("move a shape to a place", ("shape", "place"), (
         "move the {shape} to the {place}", "please bring the {shape} to the {place}",

@@ -1,0 +1,123 @@
+"""Speech by espeak-ng, in process, the same samples for the same words and voice.
+
+espeak-ng keeps state from one utterance to the next (pitch phase, flutter), so that the same words
+sound different a second time. Each utterance therefore loads a fresh copy of the library, which
+takes half a millisecond. Source: espeak-ng 1.52, ``speak_lib.h``.
+"""
+
+import _ctypes
+import ctypes
+import hashlib
+import os
+import tempfile
+import threading
+
+import espeakng_loader
+import numpy as np
+import soxr
+
+from omnijax.data.omniworld.voices import BY_NAME
+from omnijax.typing import Float
+
+_AUDIO_OUTPUT_SYNCHRONOUS = 2
+_RATE, _PITCH = 1, 3
+_UTF8 = 1
+_MAX_DATA_PATH = 140  # espeak copies the path of its data into a buffer of 160 bytes
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+_lock = threading.Lock()  # the library has one global state
+
+
+def speak(
+    text: str,
+    voice: str,
+    accent: str,
+    rng: np.random.Generator,
+    sample_rate: int = 16_000,
+    hiss: bool = True,
+) -> Float[np.ndarray, " A"]:
+    """An utterance of 1-3.5 s with a little silence about it and, if asked, a faint hiss.
+
+    ``voice`` is a name in voices.py; ``rng`` moves pitch, rate and loudness a little.
+    """
+    speaker = BY_NAME[voice]
+    pitch = speaker.pitch + int(rng.integers(-4, 5))
+    rate = speaker.rate + int(rng.integers(-8, 9))
+    samples, own_rate = synthesise(text, f"{accent}+{speaker.variant}", rate, pitch)
+    samples = _trim(samples)
+    limit = 3.2 * own_rate
+    if len(samples) > limit:
+        faster = int(rate * len(samples) / limit) + 8
+        samples, _ = synthesise(text, f"{accent}+{speaker.variant}", faster, pitch)
+        samples = _trim(samples)
+    samples = soxr.resample(samples, own_rate, sample_rate)
+    before, after = (rng.uniform(0.05, 0.2, 2) * sample_rate).astype(int)
+    # A one-word utterance is filled up to a second.
+    after = max(after, sample_rate - before - len(samples))
+    samples = np.pad(samples / max(np.abs(samples).max(), 1e-3), (before, after))
+    samples *= rng.uniform(0.35, 0.8)
+    if hiss:
+        samples = samples + rng.standard_normal(len(samples)) * rng.uniform(5e-4, 2e-3)
+    return samples
+
+
+def synthesise(text: str, voice: str, rate: int, pitch: int) -> tuple[np.ndarray, int]:
+    """Raw espeak-ng: float32 samples and their rate (22,050 Hz); rate in words a minute."""
+    parts: list[np.ndarray] = []
+
+    def keep(wave, count, _events) -> int:
+        if wave and count > 0:
+            parts.append(np.ctypeslib.as_array(wave, (count,)).copy())
+        return 0
+
+    callback = _CALLBACK(keep)
+    with _lock:
+        library = ctypes.CDLL(espeakng_loader.get_library_path())
+        try:
+            own_rate = library.espeak_Initialize(
+                _AUDIO_OUTPUT_SYNCHRONOUS, 0, _data_path().encode(), 0
+            )
+            if own_rate <= 0:
+                raise RuntimeError(f"espeak-ng does not start with its data at {_data_path()}")
+            if hasattr(library, "espeak_ng_SetRandSeed"):
+                library.espeak_ng_SetRandSeed(1)
+            library.espeak_SetSynthCallback(callback)
+            if library.espeak_SetVoiceByName(voice.encode()):
+                raise RuntimeError(f"espeak-ng has no voice {voice!r}")
+            library.espeak_SetParameter(_RATE, rate, 0)
+            library.espeak_SetParameter(_PITCH, pitch, 0)
+            words = text.encode() + b"\0"
+            library.espeak_Synth(words, len(words), 0, 0, 0, _UTF8, None, None)
+            library.espeak_Synchronize()
+        finally:
+            library.espeak_Terminate()
+            _unload(library._handle)
+    if not parts:
+        raise RuntimeError(f"espeak-ng said nothing for {text!r} in {voice!r}")
+    return np.concatenate(parts).astype(np.float32) / 32768, own_rate
+
+
+def _unload(handle: int) -> None:
+    if hasattr(_ctypes, "dlclose"):
+        _ctypes.dlclose(handle)
+    else:
+        _ctypes.FreeLibrary(handle)
+
+
+def _data_path() -> str:
+    path = str(espeakng_loader.get_data_path())
+    if len(path) <= _MAX_DATA_PATH:
+        return path
+    name = hashlib.sha256(path.encode()).hexdigest()[:12]
+    link = os.path.join(tempfile.gettempdir(), f"espeak-{os.getuid()}-{name}")
+    if not os.path.isdir(link):
+        fresh = f"{link}.{os.getpid()}"
+        os.symlink(path, fresh)
+        os.replace(fresh, link)
+    return link
+
+
+def _trim(samples: np.ndarray) -> np.ndarray:
+    loud = np.flatnonzero(np.abs(samples) > 0.01)
+    return samples[loud[0] : loud[-1] + 1] if len(loud) else samples
