@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -134,6 +135,8 @@ class Pipeline(Iterator):
         self.budget = budget
         self._fingerprint, self._finish = fingerprint, finish
         self._stream = iter(dataset)
+        # Stops the reading threads when the pipeline goes, at the interpreter's end at the latest.
+        self.close = weakref.finalize(self, self._stream.close)
         self._step = 0
         self.reset_stats()
 
@@ -196,9 +199,6 @@ class Pipeline(Iterator):
             "fill_patches": fill.patches / (rows * max(budget.max_patches, 1)),
             "dropped": self._finish.dropped,
         }
-
-    def close(self) -> None:
-        self._stream.close()
 
 
 def _fingerprint(config: PipelineConfig, lengths: Sequence[int]) -> str:

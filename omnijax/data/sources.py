@@ -4,8 +4,10 @@ A source is random access: ``len(source)`` and ``source[i] -> {"chat", "task", "
 always the same example for the same ``i``. ``where`` is how an error message names the example.
 """
 
+import importlib.util
 import json
 import os
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -142,8 +144,22 @@ def speech_to_chat(record: Mapping[str, Any], sample_rate: int, prompt: str) -> 
     }
 
 
+def import_tfds() -> Any:
+    """tensorflow_datasets, whose Audio feature otherwise asks TensorFlow for the name of a dtype.
+
+    Reading, and preparing from arrays, then need no TensorFlow; preparing most public sets does.
+    """
+    import tensorflow_datasets as tfds  # slow to import, and only needed here
+
+    if importlib.util.find_spec("tensorflow") is None:
+        from tensorflow_datasets.core.features import audio_feature
+
+        audio_feature.tf = types.SimpleNamespace(dtypes=types.SimpleNamespace(as_dtype=np.dtype))
+    return tfds
+
+
 class TfdsSource:
-    """A public dataset by its TFDS name, read without TensorFlow through ``tfds.data_source``.
+    """A public dataset by its TFDS name, read as `tfds.data_source` does, without TensorFlow.
 
     ``to_chat(record) -> {"chat", ...}`` maps its features; without it the features must be speech
     and transcript. The dataset must have been prepared in ArrayRecord (``file_format=
@@ -160,8 +176,7 @@ class TfdsSource:
         download: bool = False,
         prompt: str = "Transcribe the speech.",
     ):
-        import tensorflow_datasets as tfds  # slow to import, and only needed here
-
+        tfds = import_tfds()
         self.name = f"tfds:{name}:{split}"
         try:
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")

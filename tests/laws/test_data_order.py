@@ -96,7 +96,7 @@ def uninterrupted(**fields):
     return UNINTERRUPTED[key]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(stop=st.integers(0, 10), threads=st.integers(1, 4), shards=st.sampled_from([1, 2]))
 def test_a_run_resumed_at_any_step_sees_what_the_run_never_stopped_sees(stop, threads, shards):
     first = pipeline(data_shards=shards)
