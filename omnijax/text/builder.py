@@ -52,11 +52,11 @@ class Builder:
         tokenizer: Tokenizer,
         processor: ProcessorConfig,
         style: ChatStyle,
-        window_chunks: int | None = None,
-        rng: np.random.Generator | None = None,
-        positions: PositionState = PositionState(),
-        windows: int = 0,
-        frames: int = 0,
+        window_chunks: int | None,
+        rng: np.random.Generator | None,
+        positions: PositionState,
+        windows: int,
+        frames: int,
     ):
         self._tokenizer, self._processor, self._style = tokenizer, processor, style
         self._window_chunks, self._rng = window_chunks, rng
@@ -172,8 +172,6 @@ class Builder:
         """Takes a clip's mel in; returns its tokens."""
         audio = resample(audio, self._processor.sample_rate)
         arrays = audio_arrays(audio.samples, self._processor, self._window_chunks)
-        if not arrays.num_tokens:
-            raise UserError(f"audio of {audio.seconds * 1000:.1f} ms is too short for one token")
         self._audio.append(arrays._replace(windows=arrays.windows + np.int32(1 + self.windows)))
         self.windows += int(arrays.windows[-1]) + 1
         return arrays.num_tokens

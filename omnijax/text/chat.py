@@ -36,7 +36,7 @@ from omnijax.media import ProcessorConfig
 from omnijax.text.builder import Builder, Rendered
 from omnijax.text.content import pieces_of, split_content
 from omnijax.text.positions import PositionState
-from omnijax.text.style import ChatStyle
+from omnijax.text.style import DEFAULT_STYLE, ChatStyle
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.text.tools import parse_tool_calls, render_call, render_definitions
 
@@ -58,7 +58,7 @@ class ChatState(NamedTuple):
     open_calls: int = 0
     closing: Literal["", "newline", "reply"] = ""
 
-    def after_reply(self, tokens: Sequence[int], tokenizer: Tokenizer) -> "ChatState":
+    def after_reply(self, tokens: Sequence[Any], tokenizer: Tokenizer) -> "ChatState":
         """The state once the model has read these tokens of its own reply (cache included).
 
         Whether the last of them is `<|im_end|>` or the reply was stopped before it, the next turn
@@ -82,7 +82,7 @@ def render(
     add_generation_prompt: bool = False,
     max_tokens: int | None = None,
     window_chunks: int | None = None,
-    style: ChatStyle = ChatStyle(),
+    style: ChatStyle = DEFAULT_STYLE,
     rng: np.random.Generator | None = None,
 ) -> Rendered:
     """A whole conversation as arrays; media in the order of their placeholder tokens.
@@ -109,16 +109,16 @@ def render(
 
 
 def render_turn(
-    messages: Sequence[Mapping[str, Any]],
+    messages: Sequence[Any],
     tokenizer: Tokenizer,
     processor: ProcessorConfig,
     state: ChatState,
     *,
-    tools: Sequence[Mapping] | None = None,
+    tools: Any = None,
     add_generation_prompt: bool = True,
     max_tokens: int | None = None,
     window_chunks: int | None = None,
-    style: ChatStyle = ChatStyle(),
+    style: ChatStyle = DEFAULT_STYLE,
     rng: np.random.Generator | None = None,
 ) -> tuple[Rendered, ChatState]:
     """The next messages of a conversation: exactly the suffix that the whole would have had.

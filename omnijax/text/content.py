@@ -83,7 +83,7 @@ def read_video(value: Any) -> Video:
     raise UserError(f"a video is a path or media.Video, not {type(value).__name__}")
 
 
-def _items(content: Any) -> list[Mapping]:
+def _items(content: Any) -> list[Any]:
     if content is None:
         return []
     if isinstance(content, str):

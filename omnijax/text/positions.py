@@ -85,10 +85,8 @@ def qwen3_omni_video(
     """
     one = np.float32
     times = np.arange(frames, dtype=one) * one(seconds_per_frame) * one(ids_per_second)
-    grid = np.stack(np.broadcast_arrays(
-        times[:, None, None], np.arange(rows, dtype=one)[:, None], np.arange(columns, dtype=one)
-    ), -1)
-    video = grid.reshape(-1, 3) + one(state.next)
+    axes = np.meshgrid(times, np.arange(rows), np.arange(columns), indexing="ij")
+    video = np.stack(axes, -1).reshape(-1, 3).astype(one) + one(state.next)
     audio = _on_all_axes(np.arange(audio_tokens, dtype=one) + one(state.next))
     both = np.concatenate([video, audio])
     is_audio = np.arange(len(both)) >= len(video)

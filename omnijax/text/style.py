@@ -40,7 +40,7 @@ class ChatStyle:
                 raise UserError(f"ChatStyle.{name} is {value!r}, not one of {allowed}")
         low, high = self.stamp_seconds
         if not 0 < low <= high:
-            raise UserError(f"ChatStyle.stamp_seconds is {self.stamp_seconds}, need 0 < low <= high")
+            raise UserError(f"ChatStyle.stamp_seconds is {low}..{high}, must be rising and over 0")
         if not 0 <= self.stamp_probability <= 1:
             value = self.stamp_probability
             raise UserError(f"ChatStyle.stamp_probability is {value}, must be in 0..1")
@@ -54,3 +54,6 @@ def qwen3_5_style(*, thinking: bool = True) -> ChatStyle:
 def qwen3_omni_style() -> ChatStyle:
     """Qwen3-Omni's time ids and its template for text and media (not its JSON tool calls)."""
     return ChatStyle(time="merged", ids_per_second=13.0)
+
+
+DEFAULT_STYLE = ChatStyle()

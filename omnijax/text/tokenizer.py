@@ -1,15 +1,16 @@
 """Byte-level BPE with Qwen's special tokens: trained for nano, or any tokenizer.json.
 
-``python -m omnijax.text.tokenizer --out=omnijax/assets/nano/tokenizer.json`` trains nano's own on
-OmniWorld's sentences (``--text=FILE`` on lines of your own).
+`experiments/tokenizer.py` trains nano's own on OmniWorld's sentences.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import importlib_resources
+import numpy as np
 import tokenizers
-from absl import app, flags
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from omnijax.errors import UserError
@@ -91,9 +92,10 @@ class Tokenizer:
             ids = self._cache[text] = self.encode(text, literal=True)
         return ids
 
-    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
-        """Text of the ids; `skip_special` leaves the control tokens out, tags stay."""
-        return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+    def decode(self, ids: Iterable[Any], skip_special: bool = False) -> str:
+        """Text of the ids (a list or any array); `skip_special` drops control tokens, not tags."""
+        ids = np.asarray(ids if hasattr(ids, "shape") else list(ids), np.int64).tolist()
+        return self._backend.decode(ids, skip_special_tokens=skip_special)
 
     def special(self, name: str) -> int:
         """Id of a special token by its name in `SPECIAL`, for example "im_start"."""
@@ -146,27 +148,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(backend)
 
 
-def _main(argv: Sequence[str]) -> None:
-    del argv
-    if flags.FLAGS.text:
-        texts = Path(flags.FLAGS.text).read_text("utf-8").splitlines()
-    else:
-        # Above this floor, so only when run as a script: the module itself never needs it.
-        import importlib
-
-        texts = list(importlib.import_module("omnijax.data.omniworld").corpus_texts())
-    tokenizer = train_tokenizer(texts, flags.FLAGS.vocab_size)
-    tokenizer.save(flags.FLAGS.out)
-    pieces = sum(len(tokenizer.encode(text)) for text in texts)
-    words = sum(len(text.split()) for text in texts)
-    print(
-        f"{flags.FLAGS.out}: {tokenizer.vocab_size} tokens from {len(texts)} texts, "
-        f"{pieces / max(words, 1):.2f} tokens a word"
-    )
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("out", "omnijax/assets/nano/tokenizer.json", "File to write.")
-    flags.DEFINE_string("text", None, "Train on this file's lines in place of OmniWorld.")
-    flags.DEFINE_integer("vocab_size", 1024, "Bytes and special tokens included.")
-    app.run(_main)
+def nano_tokenizer() -> Tokenizer:
+    """The nano model's tokenizer, which the package brings."""
+    file = importlib_resources.files("omnijax") / "assets" / "nano" / "tokenizer.json"
+    with importlib_resources.as_file(file) as path:
+        return Tokenizer.from_file(path)

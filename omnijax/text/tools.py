@@ -71,7 +71,7 @@ def render_definitions(tools: Sequence[Mapping], instructions: str) -> str:
     return f"{head}<tools>{lines}\n</tools>{instructions}"
 
 
-def as_call(value: Mapping) -> ToolCall:
+def as_call(value: Any) -> ToolCall:
     """A call from OpenAI's form ({"function": {...}}, arguments perhaps a JSON string) or bare."""
     if not isinstance(value, Mapping):
         raise UserError(f"a tool call is an object with a name and arguments, not {value!r}")
