@@ -48,6 +48,7 @@ class ChatState(NamedTuple):
 
     windows, frames: how many attention windows and vision blocks are numbered already.
     open_calls: tool calls of the last reply that wait for results.
+    after_result: whether the last message was a tool's result.
     closing: text still due before the next message; "reply" where the reply itself is open.
     """
 
@@ -56,6 +57,7 @@ class ChatState(NamedTuple):
     frames: int = 0
     messages: int = 0
     open_calls: int = 0
+    after_result: bool = False
     closing: Literal["", "newline", "reply"] = ""
 
     def after_reply(self, tokens: Sequence[Any], tokenizer: Tokenizer) -> "ChatState":
@@ -70,6 +72,7 @@ class ChatState(NamedTuple):
             positions=self.positions.text(len(tokens))[0],
             messages=self.messages + 1,
             open_calls=len(parse_tool_calls(tokenizer.decode(tokens))),
+            after_result=False,
             closing="newline" if ended else "reply",
         )
 
@@ -161,6 +164,7 @@ def render_turn(
         frames=builder.frames,
         messages=state.messages + len(messages),
         open_calls=open_calls,
+        after_result=messages[-1]["role"] == "tool",
     )
 
 
@@ -188,6 +192,8 @@ def _render_messages(builder: Builder, messages, tools, style: ChatStyle, state:
         else:
             if not open_calls:
                 raise UserError(f"message {state.messages + index} is a tool result without a call")
+            if index == 0 and state.after_result:
+                raise UserError("the results of one reply's calls must be rendered together")
             open_calls -= 1
             first = index == 0 or roles[index - 1] != "tool"
             last = index + 1 == len(roles) or roles[index + 1] != "tool"
