@@ -69,17 +69,18 @@ class RenderedSource:
 
     def get(self, index: int, variant: int) -> Example:
         where = f"{self._name}[{index}]"
-        value = self._cache.get((self._name, index), variant) if self._cache else None
+        cached = self._cache is not None
+        value = self._cache.get((self._name, index), variant) if cached else None
         if value is None:
             record = self._source[index]
-            where = record.get("where", where)
+            where = record.get("where") or f"{where} ({record.get('id', record.get('task'))})"
             digest = zlib.crc32(self._name.encode())
             rng = np.random.default_rng([digest, index, variant]) if variant else None
             try:
                 value = self._make(record, rng)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
-            if self._cache:
+            if cached:
                 self._cache.put((self._name, index), variant, value)
         return Example(value, where)
 

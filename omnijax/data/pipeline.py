@@ -136,7 +136,7 @@ class Pipeline(Iterator):
         self._fingerprint, self._finish = fingerprint, finish
         self._stream = iter(dataset)
         # Stops the reading threads when the pipeline goes, at the interpreter's end at the latest.
-        self.close = weakref.finalize(self, self._stream.close)
+        self.close = weakref.finalize(self, _close, self._stream)
         self._step = 0
         self.reset_stats()
 
@@ -291,6 +291,11 @@ def make_pipeline(
     )
     fingerprint = _fingerprint(config, [len(opened[name]) for name in names])
     return Pipeline(dataset, fingerprint, finish, config.budget)
+
+
+def _close(stream: grain.DatasetIterator) -> None:
+    stream.close()
+    stream.close = lambda: None  # grain closes again in __del__, too late at the interpreter's end
 
 
 def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -145,7 +145,9 @@ def test_processes_together_see_what_one_process_sees(shards, processes):
     assert_same(together, uninterrupted(data_shards=shards)[:6])
 
 
-@pytest.mark.parametrize(("shards", "before", "after"), [(1, 2, 4), (1, 4, 1), (2, 2, 1), (4, 1, 4)])
+@pytest.mark.parametrize(
+    ("shards", "before", "after"), [(1, 2, 4), (1, 4, 1), (2, 2, 1), (4, 1, 4)]
+)
 def test_a_run_goes_on_with_other_processes_in_the_same_order(shards, before, after):
     streams = [pipeline(i, before, data_shards=shards) for i in range(before)]
     for stream in streams:
