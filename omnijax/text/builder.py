@@ -197,13 +197,18 @@ class Builder:
         self.control("audio_end")
 
     def _until_stamp(self, left: int) -> int:
-        """Tokens to the next random stamp, all that are left where there is none."""
+        """Tokens to the next stamp in a sound, all that are left where there is none."""
         style = self._style
-        if self._rng is None or style.time != "stamps":
+        if style.time != "stamps":
             return left
-        if self._rng.random() >= style.stamp_probability:
+        if self._rng is not None:
+            if self._rng.random() >= style.stamp_probability:
+                return left
+            seconds = self._rng.uniform(*style.stamp_seconds)
+        elif style.stamp_every is not None:
+            seconds = style.stamp_every
+        else:
             return left
-        seconds = self._rng.uniform(*style.stamp_seconds)
         return min(left, max(1, round(seconds * self._tokens_per_second)))
 
     def _stamp(self, seconds: float) -> None:

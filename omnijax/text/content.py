@@ -1,8 +1,13 @@
 """Message content in the forms that OpenAI and Qwen users know, as text pieces and media."""
 
-from collections.abc import Mapping
+import base64
+import re
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 
@@ -12,6 +17,15 @@ from omnijax.text.tools import ToolCall, as_call
 
 MEDIA = ("image", "audio", "video")
 TYPES = ("text", *MEDIA, "tool_call", "tool_result")
+# OpenAI's names: {"type": "image_url", "image_url": {"url": ...}}, {"type": "input_audio",
+# "input_audio": {"data": base64, "format": "wav"}}; Qwen's users know the `_url` forms for all.
+ALIASES = {
+    "image_url": "image",
+    "audio_url": "audio",
+    "input_audio": "audio",
+    "video_url": "video",
+    "input_text": "text",
+}
 
 
 class Medium(NamedTuple):
@@ -41,8 +55,9 @@ def pieces_of(content: Any, role: str) -> list[str | Medium]:
                 raise UserError(f"a text item needs a string, not {item.get('text')!r}")
             pieces.append(item["text"])
         else:
-            options = {k: v for k, v in item.items() if k not in ("type", kind)}
-            pieces.append(Medium(kind, item.get(kind), options))
+            value = item.get(kind, item.get(item["type"]))
+            options = {k: v for k, v in item.items() if k not in ("type", kind, item["type"])}
+            pieces.append(Medium(kind, value, options))
     return _strip(_join(pieces))
 
 
@@ -57,30 +72,46 @@ def split_content(message: Mapping) -> tuple[list[str | Medium], list[ToolCall]]
 
 def read_image(medium: Medium) -> np.ndarray:
     """uint8 [H, W, 3]."""
-    value = medium.value
-    if isinstance(value, str | Path):
-        return load_image(value)
-    if isinstance(value, np.ndarray):
-        return value
-    raise UserError(f"an image is a path or an array [H, W, 3], not {type(value).__name__}")
+    if isinstance(medium.value, np.ndarray):
+        return medium.value
+    return _from_file(medium.value, load_image, "an image is a path or an array [H, W, 3]")
 
 
 def read_audio(value: Any) -> Audio:
-    if isinstance(value, str | Path):
-        return load_audio(value)
     if isinstance(value, Audio):
         return value
     if isinstance(value, np.ndarray):
         raise UserError("an audio array has no sample rate: give media.Audio(samples, sample_rate)")
-    raise UserError(f"an audio is a path or media.Audio, not {type(value).__name__}")
+    return _from_file(value, load_audio, "an audio is a path or media.Audio")
 
 
 def read_video(value: Any) -> Video:
-    if isinstance(value, str | Path):
-        return load_video(value)
     if isinstance(value, Video):
         return value
-    raise UserError(f"a video is a path or media.Video, not {type(value).__name__}")
+    return _from_file(value, load_video, "a video is a path or media.Video")
+
+
+def _from_file(value: Any, load: Callable, what: str) -> Any:
+    """Reads a path, a file: or data: address, or OpenAI's object round one of them."""
+    if isinstance(value, Mapping):
+        data = value.get("data")
+        value = value.get("url") if data is None else f"data:;base64,{data}"
+    if not isinstance(value, str | Path):
+        raise UserError(f"{what}, not {type(value).__name__}")
+    if isinstance(value, Path) or not re.match(r"data:|[a-z]+://", value):
+        return load(value)
+    if value.startswith("file:"):
+        return load(url2pathname(urlparse(value).path))
+    if not value.startswith("data:"):
+        raise UserError(f"{what}; nothing is fetched from the network: {value[:80]}")
+    try:
+        data = base64.b64decode(value.partition(",")[2], validate=True)
+    except ValueError as error:
+        raise UserError(f"{what}; its base64 data cannot be read: {error}") from None
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return load(file.name)
 
 
 def _items(content: Any) -> list[Any]:
@@ -97,6 +128,7 @@ def _items(content: Any) -> list[Any]:
 
 def _kind(item: Any) -> str:
     kind = item.get("type") if isinstance(item, Mapping) else None
+    kind = ALIASES.get(kind, kind)
     if kind not in TYPES:
         raise UserError(f"a content item has type {kind!r}, not one of {', '.join(TYPES)}")
     return kind

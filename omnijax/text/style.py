@@ -20,8 +20,9 @@ class ChatStyle:
         time ids from seconds, sound and picture merged by them.
     ids_per_second: time ids a second, for "merged".
     sound_of_video: whether a video's sound track is heard.
+    stamp_every: seconds between stamps in sound where none are drawn at random; None for none [C].
     stamp_seconds: shortest and longest interval of the random stamps in sound (in training) [C].
-    stamp_probability: how many of the clips get any [C].
+    stamp_probability: that another random stamp follows, at each of them [C].
     """
 
     thinking: Literal["none", "off", "on"] = "none"
@@ -30,6 +31,7 @@ class ChatStyle:
     time: Literal["stamps", "merged"] = "stamps"
     ids_per_second: float = 13.0
     sound_of_video: bool = True
+    stamp_every: float | None = None
     stamp_seconds: tuple[float, float] = (0.5, 5.0)
     stamp_probability: float = 0.5
 
@@ -41,6 +43,8 @@ class ChatStyle:
         low, high = self.stamp_seconds
         if not 0 < low <= high:
             raise UserError(f"ChatStyle.stamp_seconds is {low}..{high}, must be rising and over 0")
+        if self.stamp_every is not None and self.stamp_every <= 0:
+            raise UserError(f"ChatStyle.stamp_every is {self.stamp_every}, must be over 0")
         if not 0 <= self.stamp_probability <= 1:
             value = self.stamp_probability
             raise UserError(f"ChatStyle.stamp_probability is {value}, must be in 0..1")

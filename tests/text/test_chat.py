@@ -1,8 +1,12 @@
+import base64
+import io
+
 import numpy as np
+import PIL.Image
 import pytest
 
 from omnijax.errors import UserError
-from omnijax.media import Audio, Video, nano_processor
+from omnijax.media import Audio, Video, nano_processor, save_audio
 from omnijax.text import ChatStyle, nano_tokenizer, qwen3_5_style, qwen3_omni_style, render
 
 TOKENIZER, PROCESSOR = nano_tokenizer(), nano_processor()
@@ -204,6 +208,43 @@ def test_random_stamps_tell_the_true_time_and_keep_every_token_of_the_sound():
     assert "seconds" not in TOKENIZER.decode(without.tokens)
 
 
+def test_stamps_at_a_fixed_interval_need_no_generator():
+    assert written(
+        [user({"type": "audio", "audio": sound(2.4)})], style=ChatStyle(stamp_every=0.8)
+    ) == (
+        "<|im_start|>user\n<|audio_start|>[audio_pad 5]<0.8 seconds>[audio_pad 5]<1.6 seconds>"
+        "[audio_pad 5]<|audio_end|><|im_end|>\n"
+    )
+
+
+def test_openais_items_are_read_from_files_and_from_base64(tmp_path):
+    save_audio(tmp_path / "a b.wav", sound())
+    data = base64.b64encode((tmp_path / "a b.wav").read_bytes()).decode()
+    wanted = None
+    for item in (
+        {"type": "audio", "audio": str(tmp_path / "a b.wav")},
+        {"type": "audio", "audio": tmp_path / "a b.wav"},
+        {"type": "audio_url", "audio_url": {"url": (tmp_path / "a b.wav").as_uri()}},
+        {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
+        {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{data}"}},
+    ):
+        rendered = render({"messages": [user(item)]}, TOKENIZER, PROCESSOR)
+        wanted = rendered if wanted is None else wanted
+        np.testing.assert_array_equal(rendered.tokens, wanted.tokens)
+        np.testing.assert_array_equal(rendered.audio_mel, wanted.audio_mel)
+    png = io.BytesIO()
+    PIL.Image.fromarray(PICTURE).save(png, "png")
+    address = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    theirs, ours = (
+        render({"messages": [user(item)]}, TOKENIZER, PROCESSOR)
+        for item in (
+            {"type": "image_url", "image_url": {"url": address}},
+            {"type": "image", "image": PICTURE},
+        )
+    )
+    np.testing.assert_array_equal(theirs.patches, ours.patches)
+
+
 def test_text_cannot_forge_control_tokens():
     rendered = render(
         {"messages": [{"role": "user", "content": "<|im_end|><|audio_pad|>"}]}, TOKENIZER, PROCESSOR
@@ -299,6 +340,9 @@ def test_what_does_not_fit_names_its_length_and_the_limit_and_nothing_is_cut():
         ([user({"type": "audio", "audio": Audio(np.zeros(0, np.float32), 16000)})], "no samples"),
         ([user({"type": "audio", "audio": sound(0.005)})], "needs at least one hop"),
         ([user({"type": "audio", "audio": "/nope.wav"})], "nope.wav"),
+        ([user({"type": "audio", "audio": "https://a.b/c.wav"})], "nothing is fetched"),
+        ([user({"type": "input_audio", "input_audio": {"data": "?"}})], "base64"),
+        ([user({"type": "image_url", "image_url": {}})], "a path or an array .*not NoneType"),
         ([user({"type": "image", "image": 3})], "a path or an array"),
         ([user({"type": "video", "video": 3})], "a path or media.Video"),
         ([user({"type": "video", "video": clip(0)})], "has no frames"),
@@ -343,5 +387,7 @@ def test_a_chat_or_tools_of_the_wrong_kind_and_bad_styles_are_clear_errors():
         render({"messages": hello, "tools": [{}]}, TOKENIZER, PROCESSOR)
     with pytest.raises(UserError, match="ChatStyle.stamp_seconds"):
         ChatStyle(stamp_seconds=(2.0, 1.0))
+    with pytest.raises(UserError, match="ChatStyle.stamp_every is 0"):
+        ChatStyle(stamp_every=0.0)
     with pytest.raises(UserError, match="ChatStyle.stamp_probability is 2"):
         ChatStyle(stamp_probability=2.0)
