@@ -1,0 +1,110 @@
+"""The held-out score table: every task beside its aim, its chance level and its noise ablations."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from omnijax.data import omniworld
+from omnijax.eval.answers import answer, with_noise
+from omnijax.eval.scoring import score
+from omnijax.generate.text import TextGenerator
+from omnijax.media import ProcessorConfig
+from omnijax.text.tokenizer import Tokenizer
+
+
+class Line(NamedTuple):
+    """What one line of the table measures: a task's examples, what it needs, and the aim."""
+
+    title: str
+    task: str
+    split: str
+    needs: tuple[str, ...]  # modalities without which it must fall to chance
+    aim: float | None
+    keep: Callable[[dict], bool] = lambda meta: True
+
+
+LINES = (
+    Line("transcribe, voices seen", "transcribe", "test", ("audio",), 0.05),
+    Line("transcribe, voices never seen", "transcribe", "test_voice", ("audio",), 0.15),
+    Line("picture, written question", "picture_question_written", "test", ("image",), 0.95),
+    Line("picture, spoken question", "picture_question_spoken", "test", ("image", "audio"), 0.90),
+    Line("when did the sound happen", "sound_time", "test", ("audio",), 0.3),
+    Line("caption with timestamps", "caption", "test", ("audio", "video"), 0.8),
+    Line("tool call, spoken request", "tool_call", "test", ("audio",), 0.95, lambda m: m["spoken"]),
+    Line("question about a text", "text_question", "test", (), None),
+)
+
+
+class Row(NamedTuple):
+    """A measured line. ``noise``: modality -> (score with it made noise, chance without it)."""
+
+    title: str
+    figure: str
+    score: float
+    aim: float | None
+    met: bool | None
+    chance: float
+    noise: dict[str, tuple[float, float]]
+    count: int
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        met = "" if self.met is None else "yes" if self.met else "no"
+        noise = ", ".join(f"{name} {value:.3f}" for name, (value, _) in self.noise.items())
+        aim = "" if self.aim is None else f"{self.aim:.2f}"
+        numbers = (f"{self.score:.3f}", aim, met, f"{self.chance:.3f}", noise, str(self.count))
+        return (self.title, self.figure, *numbers)
+
+
+def evaluate(
+    generator: TextGenerator,
+    tokenizer: Tokenizer,
+    processor: ProcessorConfig,
+    *,
+    data_dir: str | None = None,
+    limit: int | None = None,
+    noise: bool = True,
+    noise_limit: int = 64,
+    max_new_tokens: int = 96,
+    progress: Callable[[str], Any] = lambda line: None,
+) -> list[Row]:
+    """Score a model on OmniWorld's test splits (built in ``data_dir`` where they are not).
+
+    limit: at most so many examples a line; noise_limit: at most so many for the ablations.
+    """
+    rows = []
+    for line in LINES:
+        source = omniworld.load(line.split, data_dir, tasks=(line.task,))
+        examples = []
+        for i in range(len(source)):
+            if limit is not None and len(examples) >= limit:
+                break
+            if line.keep((example := source[i])["meta"]):
+                examples.append(example)
+
+        def scored(examples, chats, line=line):
+            answers = answer(generator, tokenizer, processor, chats, max_new_tokens=max_new_tokens)
+            return score(line.task, examples, answers)
+
+        result = scored(examples, [example["chat"] for example in examples])
+        noisy = {}
+        for modality in line.needs if noise else ():
+            part = examples[:noise_limit]
+            rng = np.random.default_rng(0)
+            chats = [with_noise(example["chat"], modality, rng) for example in part]
+            without = modality if line.task == "caption" else None
+            noisy[modality] = (
+                scored(part, chats).value,
+                omniworld.chance(line.task, examples, without),
+            )
+        met = None
+        if line.aim is not None:
+            met = result.value <= line.aim if result.lower_is_better else result.value >= line.aim
+        chance = omniworld.chance(line.task, examples)
+        row = Row(
+            line.title, result.figure, result.value, line.aim, met, chance, noisy, result.count
+        )
+        progress(" | ".join(row.cells()))
+        rows.append(row)
+    return rows
