@@ -78,8 +78,12 @@ class Session:
         self._unread = len(self.messages)  # messages at the end that the model has not read
         self._pushed = time.monotonic()
 
-    def push(self, *, text=None, image=None, audio=None, video=None, tool_result=None) -> None:
+    def push(
+        self, *items: dict, text=None, image=None, audio=None, video=None, tool_result=None
+    ) -> None:
         """Add to the user's turn; media as paths or arrays, in the order image, video, audio, text.
+
+        ``items`` are content items of the chat format, in an order of your own.
 
         Raises:
           UserError: a file cannot be read; the conversation is as it was.
@@ -87,9 +91,12 @@ class Session:
         given = {"image": image, "video": video, "audio": audio}
         load = {"image": load_image, "video": load_video, "audio": load_audio}
         items = [
-            {"type": kind, kind: load[kind](value) if _is_path(value) else value}
-            for kind, value in given.items()
-            if value is not None
+            *items,
+            *(
+                {"type": kind, kind: load[kind](value) if _is_path(value) else value}
+                for kind, value in given.items()
+                if value is not None
+            ),
         ]
         if text is not None:
             items.append({"type": "text", "text": text})
