@@ -4,7 +4,6 @@ import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from omnijax.errors import UserError
@@ -170,8 +169,7 @@ def audio_arrays(
         raise UserError(
             f"audio lasts {len(samples) / config.sample_rate:.2f} s, over the limit of {limit:g} s"
         )
-    with jax.default_device(_host_device()):
-        mel = log_mel(samples, config.mel)
+    mel = log_mel(samples, config.mel)
     size = config.audio_chunk_frames
     count = -(-len(mel) // size)
     chunks = np.zeros((count * size, config.mel_bins), np.float32)
@@ -296,12 +294,3 @@ def _places(steps: int, rows: int, columns: int, merge: int):
     for array in (coords, grids, frames):
         array.flags.writeable = False
     return coords, grids, frames
-
-
-@functools.lru_cache(maxsize=1)
-def _host_device():
-    """The data path keeps off the accelerator, unless there is nothing else."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return jax.local_devices()[0]

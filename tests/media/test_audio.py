@@ -149,3 +149,18 @@ def test_two_channels_in_a_video_container_are_mixed_down_by_their_mean(tmp_path
         container.mux(stream.encode())
     back = load_audio(tmp_path / "a.mkv")
     np.testing.assert_array_equal(back.samples, np.full(8000, 0.375, np.float32))
+
+
+def test_a_gap_in_a_sound_track_is_silence_so_that_what_follows_keeps_its_time(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for start in (0, 4000):
+            part = np.full((1, 800), 16384, np.int16)
+            frame = av.AudioFrame.from_ndarray(part, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 8000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    samples = load_audio(tmp_path / "a.mkv").samples
+    expected = np.zeros(4800, np.float32)
+    expected[:800] = expected[4000:] = 0.5
+    np.testing.assert_array_equal(samples, expected)
