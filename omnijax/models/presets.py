@@ -10,7 +10,7 @@ QWEN3_5_VOCAB = 248_320
 
 
 def nano() -> ThinkerConfig:
-    """Under 7 M parameters: trains on two CPU cores in two hours.
+    """About 7 M parameters: trains on two CPU cores in two hours.
 
     Token ids are those of omnijax/assets/nano/tokenizer.json.
     """
@@ -41,6 +41,41 @@ def nano() -> ThinkerConfig:
         image_token_id=1010,
         video_token_id=1011,
         audio_token_id=1014,
+    )
+
+
+def tiny() -> ThinkerConfig:
+    """Every mechanism (both mixers, MoE, both encoders, DeepStack) at the least size: for tests."""
+    decoder = DecoderConfig(
+        width=32,
+        layers=4,
+        pattern=("gdn", "full"),
+        heads=4,
+        kv_heads=2,
+        head_dim=16,
+        rope_theta=100.0,
+        partial_rotary=0.5,
+        mrope_sections=(2, 1, 1),
+        gdn_key_heads=2,
+        gdn_value_heads=4,
+        gdn_key_dim=8,
+        gdn_value_dim=8,
+        gdn_chunk=16,
+        experts=4,
+        experts_per_token=2,
+        expert_ffn=16,
+        shared_expert_ffn=16,
+        accept_hidden_layer=3,
+    )
+    encoder = {"width": 16, "layers": 2, "heads": 2, "ffn": 32, "out_width": 32}
+    return ThinkerConfig(
+        decoder=decoder,
+        vocab_size=64,
+        aut=aut.AuTConfig(mel_bins=16, chunk_frames=32, conv_channels=(4,) * 4, **encoder),
+        vision=vision.VisionConfig(patch_size=2, grid_side=4, deepstack_layers=(0,), **encoder),
+        audio_token_id=61,
+        image_token_id=62,
+        video_token_id=63,
     )
 
 

@@ -12,8 +12,8 @@ class Embed(nn.Module):
 
     vocab_size: int
     width: int
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    dtype: str = "float32"
+    param_dtype: str = "float32"
 
     def setup(self):
         init = jax.nn.initializers.normal(self.width**-0.5)

@@ -23,10 +23,10 @@ class Einsum(nn.Module):
 
     equation: str
     shape: tuple[int, ...]
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    dtype: str = "float32"
+    param_dtype: str = "float32"
     scale: float = 1.0
-    out_dtype: jnp.dtype | None = None
+    out_dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:

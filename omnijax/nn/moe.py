@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from omnijax import ops
 from omnijax.nn.config import DecoderConfig
-from omnijax.nn.experts import run_experts
 from omnijax.nn.feed_forward import FeedForward
 from omnijax.nn.linear import Einsum, fan_in_init
 from omnijax.sharding import shard
@@ -79,9 +79,16 @@ class MoE(nn.Module):
                 self.param("experts_up", fan_in_init(c.width), up, c.param_dtype),
                 self.param("experts_down", fan_in_init(c.expert_ffn, scale), down, c.param_dtype),
             )
-            experts = tuple(w.astype(c.dtype) for w in experts)
-            y = run_experts(x, weights, chosen, experts, c.moe_implementation)
-            y = shard(y, "batch", "time", "width")
+            # Padding chooses no expert, and costs nothing.
+            chosen = jnp.where(valid[..., None], chosen, c.experts)
+            y = ops.expert_ffn(
+                x.reshape(-1, c.width),
+                *(w.astype(c.dtype) for w in experts),
+                chosen.reshape(-1, c.experts_per_token),
+                weights.reshape(-1, c.experts_per_token),
+                c.moe_implementation,
+            )
+            y = shard(y.reshape(x.shape), "batch", "time", "width")
 
         if c.shared_expert_ffn:
             with jax.named_scope("shared_expert"):

@@ -27,8 +27,8 @@ class RMSNorm(nn.Module):
 
     eps: float = 1e-6
     zero_centred: bool = True
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    dtype: str = "float32"
+    param_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -42,8 +42,8 @@ class GatedRMSNorm(nn.Module):
     """``scale * x_hat * silu(gate)`` on each head, scale from one (Qwen3_5MoeRMSNormGated)."""
 
     eps: float = 1e-6
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    dtype: str = "float32"
+    param_dtype: str = "float32"
 
     @nn.compact
     def __call__(

@@ -44,7 +44,7 @@ class Thinker(nn.Module):
             self.vision = VisionEncoder(c.vision)
         if not c.tie_embeddings:
             shape = (c.decoder.width, c.vocab_size)
-            self.lm_head = Einsum("...d,dv->...v", shape, **types, out_dtype=jnp.float32)
+            self.lm_head = Einsum("...d,dv->...v", shape, **types, out_dtype="float32")
 
     def __call__(self, inputs: ThinkerInputs, cache: DecoderCache | None = None) -> ThinkerOutput:
         if self.is_initializing():
@@ -113,5 +113,7 @@ class Thinker(nn.Module):
 
 
 def _place(x, features, valid, slots):
-    placed, filled = gather_features(features.astype(x.dtype), valid, slots)
+    beside = x.shape[-1] - features.shape[-1]  # audio has nothing for DeepStack
+    features = jnp.pad(features.astype(x.dtype), ((0, 0), (0, 0), (0, beside)))
+    placed, filled = gather_features(features, valid, slots)
     return jnp.where(filled[..., None], placed, x)
