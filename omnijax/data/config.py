@@ -34,7 +34,7 @@ class PipelineConfig:
     packing_rows: int = 32  # rows that are packed together; more rows waste less
     data_shards: int = 1  # streams packed apart; processes share them out (see Pipeline)
     cache_gb: float | int = 4.0  # memory for rendered examples; 0 renders anew each epoch
-    threads: int = 2
+    threads: int = 2  # that read and render; 0: the thread that batches does it
     prefetch_batches: int = 4
 
     def __post_init__(self):
@@ -50,9 +50,11 @@ class PipelineConfig:
         names = [name for name, _ in mixture]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"the mixture names {twice} twice")
-        for field in ("batch_size", "packing_rows", "data_shards", "threads", "prefetch_batches"):
+        for field in ("batch_size", "packing_rows", "data_shards", "prefetch_batches"):
             if getattr(self, field) < 1:
                 raise UserError(f"{field} is {getattr(self, field)}, it must be at least 1")
+        if self.threads < 0:
+            raise UserError(f"threads is {self.threads}, it must not be negative")
         if self.epochs is not None and self.epochs < 1:
             raise UserError(f"epochs is {self.epochs}, it must be at least 1, or None for ever")
         if self.on_too_long not in ("error", "drop"):

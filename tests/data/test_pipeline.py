@@ -294,6 +294,9 @@ def test_dropping_everything_is_an_error():
         ({"process_count": 3}, "no multiple of the 3 processes"),
         ({"epochs": 1, "data_shards": 2}, "needs data_shards=1"),
         ({"seed": -1}, "seed is -1"),
+        ({"threads": -1}, "threads is -1"),
+        ({"stamp_variants": -1}, "stamp_variants is -1"),
+        ({"cache_gb": -1}, "cache_gb is -1"),
     ],
 )
 def test_what_the_user_got_wrong_is_named(fields, message):
