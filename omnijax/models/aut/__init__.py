@@ -10,16 +10,21 @@ from omnijax.models.aut.config import (
 )
 from omnijax.models.aut.decoder import AuTDecoder
 from omnijax.models.aut.encoder import AuT, token_lengths, window_ids
+from omnijax.models.aut.streaming import AuTState, flush_stream, init_stream, stream_aut
 
 __all__ = [
     "AuT",
     "AuTConfig",
     "AuTDecoder",
     "AuTDecoderConfig",
+    "AuTState",
+    "flush_stream",
+    "init_stream",
     "nano",
     "nano_decoder",
     "qwen3_5_omni_16x",
     "qwen3_omni_8x",
+    "stream_aut",
     "token_lengths",
     "window_ids",
 ]
