@@ -9,19 +9,11 @@ s2           everything
 
 import ml_collections
 
-from omnijax.media.processor import ProcessorConfig
+from omnijax.media import nano_processor
 from omnijax.models import presets
 from omnijax.models.aut import nano_decoder
 from omnijax.train.stages import AugmentConfig, OptimizerConfig, RunConfig, Stage, to_dict
 
-PROCESSOR = ProcessorConfig(
-    audio_chunk_frames=160,
-    audio_window_chunks=8,
-    min_pixels=64 * 64,
-    max_pixels=96 * 96,
-    video_fps=4.0,
-    max_video_frames=32,
-)
 VOICES = AugmentConfig(  # stands for voices that the corpus does not have
     warp=0.12, shift=2.0, gain_db=6.0, noise_db=12.0, frequency_masks=1, time_masks=1
 )
@@ -43,13 +35,14 @@ STAGES = {
         Stage(
             name="aut",
             objective="aed",
-            mixture=("omniworld/transcribe=1",),
+            mixture=("omniworld/transcribe=2", "omniworld/picture_question_spoken=1"),
             steps=3000,
             batch=32,
-            tokens=48,
+            tokens=40,
             audio_chunks=4,
-            window_chunks=(1, 2, 8),
-            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200),
+            on_too_long="drop",  # one clip in a hundred
+            window_chunks=(3, 10),
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=150),
             augment=VOICES,
         ),
         Stage(
@@ -100,7 +93,7 @@ def get_config(stage: str = "s2") -> ml_collections.ConfigDict:
             "tokenizer": "nano",
             "model": to_dict(presets.nano()),
             "aed": to_dict(nano_decoder()),
-            "processor": to_dict(PROCESSOR),
+            "processor": to_dict(nano_processor()),
             "stage": to_dict(STAGES[stage]),
             "mesh": {"data": -1, "fsdp": 1, "context": 1, "tensor": 1, "expert": 1},
             "run": to_dict(RunConfig()),

@@ -106,10 +106,10 @@ class ProcessorConfig:
 
 
 def nano_processor() -> ProcessorConfig:
-    """For the nano model: chunks of 160 frames (10 tokens of exactly 160 ms), small pictures."""
+    """For the nano model: chunks of 80 frames (5 tokens of exactly 160 ms), small pictures."""
     return ProcessorConfig(
-        audio_chunk_frames=160,
-        audio_window_chunks=4,
+        audio_chunk_frames=80,
+        audio_window_chunks=10,
         min_pixels=32 * 32,
         max_pixels=96 * 96,
         video_fps=4.0,
