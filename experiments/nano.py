@@ -1,0 +1,58 @@
+"""Trains nano from scratch and prints its score table; the same command resumes.
+
+    python experiments/nano.py            (make nano)
+
+Builds OmniWorld, then runs the stages aut, lm, s1_adapters, s1 and s2 of configs/nano.py, writes
+the weights to runs/nano/weights and scores them on the held-out splits.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from absl import flags  # noqa: E402
+
+from experiments._main import launch  # noqa: E402
+
+RUNS = flags.DEFINE_string("runs", "runs/nano", "Where the stages run.")
+DATA_DIR = flags.DEFINE_string("data_dir", "data", "Where OmniWorld lies or is built.")
+EXPORT = flags.DEFINE_string("export", None, "Where the weights go; by default RUNS/weights.")
+HERE = Path(__file__).resolve().parent
+
+
+def run(script: str, *arguments: str) -> None:
+    """Each part in a process of its own, so that it leaves no memory behind."""
+    code = subprocess.call([sys.executable, str(HERE / script), *arguments])
+    if code:
+        sys.exit(code)
+
+
+def main() -> int:
+    began = time.monotonic()
+    runs = Path(RUNS.value)
+    run(
+        "thinker.py",
+        f"--config={HERE / 'configs/nano.py'}:s2",
+        f"--workdir={runs / 's2'}",
+        f"--config.run.data_dir={DATA_DIR.value}",
+    )
+    from experiments._model import export
+
+    weights = Path(EXPORT.value or runs / "weights")
+    file = export(runs / "s2", weights)
+    print(f"weights: {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    run(
+        "evaluate.py",
+        f"--weights={weights}",
+        f"--data_dir={DATA_DIR.value}",
+        f"--out={runs / 'scores.json'}",
+    )
+    print(f"This call took {(time.monotonic() - began) / 60:.0f} minutes.")
+    return 0
+
+
+if __name__ == "__main__":
+    launch(main)
