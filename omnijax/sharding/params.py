@@ -11,9 +11,46 @@ from omnijax.sharding.rules import LOGICAL_AXES, LogicalAxes, partition_spec
 
 Axes = tuple[str | None, ...]
 
-# The first pattern found in a parameter's path ("decoder/periods/0/mixer/out/w") gives the logical
-# axes of its LAST dimensions; dimensions before them (stacked layers) stay whole.
-PARAM_AXES: tuple[tuple[str, Axes], ...] = ()
+# The first pattern found in a parameter's path ("decoder/periods/layer_0/attention/out/w") gives
+# the logical axes of its LAST dimensions; dimensions before them (stacked layers) stay whole.
+# Every parameter of every module has its line: tests/sharding looks.
+PARAM_AXES: tuple[tuple[str, Axes], ...] = (
+    # embeddings and the output
+    (r"^embed/table$", ("vocab", "embed")),
+    (r"^aed/embed/embedding$", ("vocab", "embed")),
+    (r"^lm_head/w$", ("embed", "vocab")),
+    (r"^vision/positions$", (None, "embed")),
+    # norms, decays, steps: small, whole everywhere
+    (r"norm(_[a-z]+)?/(scale|bias)$", ()),
+    (r"(A_log|dt_bias)$", ("heads",)),
+    # the hybrid decoder
+    (r"attention/(q|gate)/w$", ("embed", "heads", "head_dim")),
+    (r"attention/[kv]/w$", ("embed", "kv_heads", "head_dim")),
+    (r"(attention|gdn)/out/w$", ("heads", "head_dim", "embed")),
+    (r"gdn/[qk]/w$", ("embed", "kv_heads", "head_dim")),
+    (r"gdn/[vz]/w$", ("embed", "heads", "head_dim")),
+    (r"gdn/[ab]/w$", ("embed", "heads")),
+    (r"gdn/conv_[qk]$", (None, "kv_heads", "head_dim")),
+    (r"gdn/conv_v$", (None, "heads", "head_dim")),
+    (r"moe/router$", ("embed", None)),
+    (r"moe/experts_(gate|up)$", ("experts", "embed", "ffn")),
+    (r"moe/experts_down$", ("experts", "ffn", "embed")),
+    (r"shared_gate/w$", ("embed", None)),
+    (r"(gate|up)/w$", ("embed", "ffn")),
+    (r"down/w$", ("ffn", "embed")),
+    # the encoders, and the decoder of AED pretraining
+    (r"(qkv|cross_kv)/kernel$", ("embed", None, "heads", "head_dim")),
+    (r"cross_q/kernel$", ("embed", "heads", "head_dim")),
+    (r"(qkv|cross_q|cross_kv)/bias$", ("heads", "head_dim")),
+    (r"(^|/|self_|cross_)out/kernel$", ("heads", "head_dim", "embed")),
+    (r"(up|fc_1|proj_1|patch_embed)/kernel$", ("embed", "ffn")),
+    (r"(up|fc_1|proj_1|patch_embed)/bias$", ("ffn",)),
+    (r"(down|fc_2|proj_2)/kernel$", ("ffn", "embed")),
+    (r"(down|fc_2|proj_2|out)/bias$", ()),
+    (r"stem/conv_\d+/kernel$", (None, None, None, "embed")),
+    (r"stem/conv_\d+/bias$", ()),
+    (r"stem/conv_out/kernel$", (None, "embed")),
+)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -55,7 +92,6 @@ def param_shardings(
 
     def sharding(path: str, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         axes = param_axes(path) or ()
-        axes = axes[len(axes) - min(len(axes), len(leaf.shape)) :]
         return NamedSharding(mesh, partition_spec(leaf.shape, axes, mesh, logical))
 
     return unflatten({path: sharding(path, leaf) for path, leaf in flatten(shapes).items()})

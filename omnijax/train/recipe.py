@@ -109,8 +109,20 @@ def build_objective(
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that decides what is learned."""
-    return {name: value for name, value in config.items() if name not in OF_NO_CONSEQUENCE}
+    """The part of a config that decides what is learned; fields it lacks have their defaults."""
+    whole = {name: value for name, value in config.items() if name not in OF_NO_CONSEQUENCE}
+    parts = {
+        "stage": Stage,
+        "model": ThinkerConfig,
+        "processor": ProcessorConfig,
+        "aed": AuTDecoderConfig,
+    }
+    for name, cls in parts.items():
+        try:
+            whole[name] = to_dict(from_dict(cls, whole[name]))
+        except (KeyError, TypeError, UserError):
+            continue  # written by another version: shown as it is
+    return whole
 
 
 def starting_params(

@@ -21,7 +21,14 @@ class OptimizerConfig:
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
-    no_decay: tuple[str, ...] = (r"norm", r"scale", r"bias", r"A_log", r"embed", r"position")
+    no_decay: tuple[str, ...] = (
+        r"norm",
+        r"scale$",
+        r"bias$",  # dt_bias too
+        r"A_log$",
+        r"embed/(table|embedding)$",
+        r"positions$",
+    )
     rate_factors: tuple[str, ...] = ()  # "pattern=factor": a lower (or higher) rate for some paths
     clip: float = 1.0  # global norm; 0 = none
     ema: float = 0.0  # decay of an average of the parameters; 0 = none
