@@ -29,6 +29,8 @@ TASKS = (
 # Weights that join an encoder to the decoder.
 ADAPTERS = (r"^audio/(final_norm|proj_)", r"^vision/merger")
 
+ROW = {"audio_chunks": 22, "patches": 240}  # what about 500 tokens of the mixture bring along
+
 STAGES = {
     stage.name: stage
     for stage in (
@@ -36,7 +38,7 @@ STAGES = {
             name="aut",
             objective="aed",
             mixture=("omniworld/transcribe=2", "omniworld/picture_question_spoken=1"),
-            steps=3000,
+            steps=1600,
             batch=32,
             tokens=40,
             audio_chunks=4,
@@ -49,7 +51,7 @@ STAGES = {
             name="lm",
             mixture=("omniworld/text_question=1",),
             trains=(r"^(embed|decoder|lm_head)",),
-            steps=500,
+            steps=200,
             audio_chunks=0,
             patches=0,
             optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),
@@ -59,15 +61,17 @@ STAGES = {
             starts_from=("lm", "audio=aut"),
             trains=ADAPTERS,
             mixture=TASKS,
-            steps=200,
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
+            **ROW,
+            steps=80,
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=10),
         ),
         Stage(
             name="s1",
             starts_from=("s1_adapters",),
             trains=(r"^(audio|vision)/",),
             mixture=TASKS,
-            steps=500,
+            **ROW,
+            steps=150,
             optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
             augment=VOICES,
         ),
@@ -75,8 +79,9 @@ STAGES = {
             name="s2",
             starts_from=("s1",),
             mixture=TASKS,
-            steps=4000,
-            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100),
+            **ROW,
+            steps=3000,
+            optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=100),
             augment=VOICES,
         ),
     )
