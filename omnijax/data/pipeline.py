@@ -157,7 +157,11 @@ class Pipeline(Iterator):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that the next batch depends on, as JSON."""
+        """Everything that the next batch depends on, as JSON.
+
+        With `data_shards` > 1 it holds the shards that this process reads: save every process's,
+        and give `merge_states` of them to `set_state`. With one shard any process's is enough.
+        """
         return {
             "fingerprint": self._fingerprint,
             "step": self._step,
