@@ -5,15 +5,12 @@ that record i is example i. It is made by ``processes`` processes, each with its
 moved into place when whole: an interrupted build leaves no dataset behind.
 """
 
-import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 
 import tensorflow_datasets as tfds
 
-from omnijax.data.omniworld import media
-from omnijax.data.omniworld.tasks import plan
+from omnijax.data.omniworld.records import make_all
 
 SIZES = {
     "train": 12_000,
@@ -23,14 +20,13 @@ SIZES = {
     "say": 500,
     "say_test": 100,
 }
-_BLOCK = 25  # examples that a process makes at a time
 
 
 class OmniWorld(tfds.core.GeneratorBasedBuilder):
     """A small world of coloured shapes, sounds and speech."""
 
     name = "omni_world"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")  # another one whenever the content changes
 
     def __init__(
         self,
@@ -64,74 +60,19 @@ class OmniWorld(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager) -> dict:
         del dl_manager
-        return {split: self._generate_examples(split) for split in self._sizes}
+        made = make_all(self._sizes, self._seed, self._processes)
+        return {split: self._generate_examples(split, made) for split in self._sizes}
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-        size = self._sizes[split]
-        blocks = [
-            (split, self._seed, start, min(start + _BLOCK, size))
-            for start in range(0, size, _BLOCK)
-        ]
-        if self._processes <= 1 or len(blocks) < 4:
-            yield from self._numbered(map(make_records, blocks))
-            return
-        # Fresh interpreters: forking a process that runs JAX's threads can hang.
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(self._processes) as pool:
-            yield from self._numbered(pool.imap(make_records, blocks))
-
-    def _numbered(self, blocks) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(self, split: str, made: Iterator) -> Iterator[tuple[int, dict]]:
         number = 0
-        for block in blocks:
-            for record in block:
+        while number < self._sizes[split]:
+            own_split, records = next(made)
+            if own_split != split:
+                raise RuntimeError(f"records of {own_split} where {split} was due")
+            for record in records:
                 yield number, record
                 number += 1
-            self._progress(len(block))
-
-
-def make_records(block: tuple[str, int, int, int]) -> list[dict]:
-    """The records of examples start..stop of a split."""
-    split, seed, start, stop = block
-    return [make_record(index, split, seed) for index in range(start, stop)]
-
-
-def make_record(index: int, split: str, seed: int = 0) -> dict:
-    """An example as it is stored."""
-    made = plan(index, split, seed)
-    chat = {"messages": made["messages"]}
-    if "tools" in made:
-        chat["tools"] = made["tools"]
-    return {
-        "id": made["id"],
-        "task": made["task"],
-        "chat": json.dumps(chat, ensure_ascii=False),
-        "meta": json.dumps(made["meta"], ensure_ascii=False),
-        "media": [media.encode(media.render(item)) for item in made["media"]],
-    }
-
-
-def read_record(record: dict) -> dict:
-    """An example with its media as arrays: {"id", "task", "chat", "meta"}.
-
-    Media that no message holds (the speech to be said) is ``meta["speech"]``.
-    """
-    values = [media.decode(bytes(data)) for data in record["media"]]
-    chat, meta = json.loads(record["chat"]), json.loads(record["meta"])
-    used = set()
-    for message in chat["messages"]:
-        if isinstance(message["content"], list):
-            for item in message["content"]:
-                if item["type"] != "text":
-                    used.add(item[item["type"]])
-                    item[item["type"]] = values[item[item["type"]]]
-    for place, value in enumerate(values):
-        if place not in used:
-            meta["speech"] = value
-    return {"id": _str(record["id"]), "task": _str(record["task"]), "chat": chat, "meta": meta}
-
-
-def _str(value) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+            self._progress(len(records))
 
 
 def folder_name(sizes: dict[str, int], seed: int) -> str:

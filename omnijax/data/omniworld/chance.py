@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from omnijax.data.omniworld.language import NUMBERS
 from omnijax.errors import UserError
 
 MATCH_SECONDS = 0.5  # the tolerance of event F1
@@ -18,8 +19,11 @@ def chance(task: str, examples: Iterable[dict], without: str | None = None) -> f
     """The chance level of a task, in its own figure, from examples or plans (``meta`` is read).
 
     transcribe: word error rate · picture, text questions and tool calls: exact share ·
-    sound_time: mean error in seconds · caption: event F1 at 0.5 s, with ``without="audio"`` for a
-    guesser who sees the clip but does not hear it, ``without="video"`` for one who only hears it.
+    sound_time: mean error in seconds · caption: event F1 at 0.5 s.
+    ``without`` names the modality that the guesser lacks where the other tells something:
+    ``"audio"`` of a caption (sees who moves when) or of a spoken picture question (sees the
+    picture), ``"video"`` of a caption (hears what sounds when).
+    The more examples the tighter the bound; thousands of plans cost a second.
     """
     metas = [e["meta"] for e in examples if e["meta"]["task"] == task]
     if not metas:
@@ -33,6 +37,8 @@ def chance(task: str, examples: Iterable[dict], without: str | None = None) -> f
     if task == "tool_call":
         key = [(_freeze(m["call"]["arguments"]), m["call"]["name"]) for m in metas]
         return max(Counter(key).values()) / len(metas)
+    if without == "audio" and task == "picture_question_spoken":
+        return sum(_guess_by_sight(m["objects"]) == m["answer"] for m in metas) / len(metas)
     by_kind = defaultdict(Counter)
     for meta in metas:
         by_kind[meta["kind"]][meta["answer"]] += 1
@@ -41,6 +47,26 @@ def chance(task: str, examples: Iterable[dict], without: str | None = None) -> f
 
 def _freeze(arguments: dict) -> tuple:
     return tuple(sorted((name, str(value)) for name, value in arguments.items()))
+
+
+def _guess_by_sight(objects: list[dict]) -> str:
+    """The likeliest answer about a picture when the question is not heard: kinds are as likely."""
+    weights: Counter = Counter()
+
+    def add(answers: list[str], kinds: int = 1):
+        for answer in answers:
+            weights[answer] += kinds / len(answers)
+
+    shapes, colours = (Counter(o[key] for o in objects) for key in ("shape", "colour"))
+    by_shape = [o for o in objects if shapes[o["shape"]] == 1]
+    by_colour = [o for o in objects if colours[o["colour"]] == 1]
+    add([o["colour"] for o in by_shape])
+    add([o["place"] for o in by_shape])
+    add([o["shape"] for o in by_colour])
+    add([o["place"] for o in by_colour])
+    add([f"{o['colour']} {o['shape']}" for o in objects])
+    add([NUMBERS[count - 1] for count in shapes.values()])
+    return max(sorted(weights), key=weights.__getitem__)
 
 
 def _word_errors(metas: list[dict]) -> float:

@@ -2,8 +2,9 @@
 
 import contextlib
 import fcntl
-import logging
+import io
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,8 @@ from omnijax.data.omniworld.builder import (
     OmniWorld,
     folder_name,
     is_built,
-    make_record,
-    read_record,
 )
+from omnijax.data.omniworld.records import make_record, read_record
 from omnijax.data.omniworld.splits import SPLITS
 from omnijax.data.omniworld.tasks import TASKS, task_of
 from omnijax.errors import UserError
@@ -122,9 +122,15 @@ def build(
         builder = OmniWorld(
             data_dir=str(folder), sizes=sizes, seed=seed, processes=processes, progress=progress
         )
-        if not is_built(builder):  # another process may have built it meanwhile
+        if is_built(builder):  # another process built it meanwhile
+            return folder
+        for left in folder.rglob("*.incomplete*"):  # by a build that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        try:
             with _quiet():
                 builder.download_and_prepare()
+        except OSError as error:
+            raise UserError(f"cannot write the corpus to {folder}: {error.strerror}") from None
     return folder
 
 
@@ -158,17 +164,12 @@ def _progress_bar(total: int):
 
 @contextlib.contextmanager
 def _quiet():
-    """TFDS's own bars and log lines would run through ours."""
+    """TFDS's own bars and lines would run through ours."""
     import tensorflow_datasets as tfds
-    from absl import logging as absl_logging
 
     tfds.disable_progress_bar()
-    level = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    root = logging.getLogger().level
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
-        absl_logging.set_verbosity(level)
-        logging.getLogger().setLevel(root)
         tfds.enable_progress_bar()

@@ -28,13 +28,13 @@ def render(item: dict) -> Media:
         case "picture":
             return world.picture(item["objects"], rng)
         case "sounds":
-            track = sounds.sound_track(item["events"], item["duration"], rng)
+            track = sounds.sound_track(item["sounds"], item["duration"], rng)
             return Audio(_quantise(track), sounds.SAMPLE_RATE)
         case "clip":
             frames, times = world.clip_frames(
-                item["objects"], item["events"], item["duration"], rng
+                item["objects"], item["motions"], item["duration"], rng
             )
-            track = sounds.sound_track(item["events"], item["duration"], rng)
+            track = sounds.sound_track(item["sounds"], item["duration"], rng)
             return Video(frames, times, Audio(_quantise(track), sounds.SAMPLE_RATE),
                          item["duration"])  # fmt: skip
         case "speech":

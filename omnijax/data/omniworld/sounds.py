@@ -60,7 +60,7 @@ def sound_track(
     return track
 
 
-def _low(wave: np.ndarray, hertz: float) -> np.ndarray:
+def _low(wave: np.ndarray, hertz: float | int) -> np.ndarray:
     """Keeps what lies below a frequency, falling off as a second-order filter does."""
     frequencies = np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)
     return np.fft.irfft(np.fft.rfft(wave) / (1 + (frequencies / hertz) ** 2), len(wave))

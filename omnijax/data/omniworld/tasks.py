@@ -68,7 +68,7 @@ def task_of(index: int, split: str) -> str:
     return pool[int(order[place])]
 
 
-def plan(index: int, split: str, seed: int = 0) -> dict:
+def plan(index: int, split: str = "train", seed: int = 0) -> dict:
     """The example without its media, deterministic by (index, split, seed)."""
     if split not in SPLITS:
         raise UserError(f"split {split!r} is none of {', '.join(SPLITS)}")
@@ -301,38 +301,47 @@ def _picture_question(rng, split: str, form: str) -> dict:
 # clips ----------------------------------------------------------------------------------------
 
 
-def _times(rng, count: int) -> tuple[list[float], float]:
-    """Event times on a 0.1 s grid, at least 0.6 s apart, and the clip's length."""
-    length = int(rng.integers(4, 9)) * 5  # tenths of a second
+def _times(rng, count: int, duration: float | None = None) -> tuple[list[float], float]:
+    """Event times on a 0.1 s grid, at least 0.6 s apart, and the clip's length (2-4 s)."""
+    length = int(rng.integers(4, 9)) * 5 if duration is None else round(duration * 10)
     count = min(count, (length - 11) // MIN_GAP + 1)
     slack = length - 10 - MIN_GAP * (count - 1)  # after the last event a second is left to see it
     offsets = np.sort(rng.integers(1, slack + 1, count))
     return [round((int(o) + MIN_GAP * i) / 10, 1) for i, o in enumerate(offsets)], length / 10
 
 
-def _clip(rng, with_picture: bool) -> tuple[dict, dict]:
+def _sounds(rng) -> tuple[list[dict], float]:
+    """One to three different sounds with their times, and the clip's length."""
     times, duration = _times(rng, int(rng.integers(1, 4)))
     sounds = [str(s) for s in rng.permutation(SOUNDS)[: len(times)]]
-    events = [{"time": t, "sound": s} for t, s in zip(times, sounds, strict=True)]
-    objects = []
-    if with_picture:
-        shapes = [str(s) for s in rng.permutation(SHAPES)[: int(rng.integers(1, 3))]]
-        colours = [str(c) for c in rng.permutation(COLOURS)]
-        objects = [{"shape": s, "colour": c} for s, c in zip(shapes, colours, strict=False)]
-        motions = [str(m) for m in rng.permutation(MOTIONS)]
-        for event, motion in zip(events, motions, strict=False):
-            event |= {"object": int(rng.integers(len(objects))), "motion": motion}
-    clip = {"kind": "clip" if with_picture else "sounds", "objects": objects, "events": events,
-            "duration": duration}  # fmt: skip
-    return clip, {"objects": objects, "events": events, "duration": duration}
+    return [{"time": t, "sound": s} for t, s in zip(times, sounds, strict=True)], duration
+
+
+def _movers(rng, events: list[dict]) -> tuple[list[dict], list[dict]]:
+    """One or two objects, and the events with who moves and how."""
+    shapes = [str(s) for s in rng.permutation(SHAPES)[: int(rng.integers(1, 3))]]
+    colours = [str(c) for c in rng.permutation(COLOURS)]
+    objects = [{"shape": s, "colour": c} for s, c in zip(shapes, colours, strict=False)]
+    motions = [str(m) for m in rng.permutation(MOTIONS)]
+    return objects, [
+        event | {"object": int(rng.integers(len(objects))), "motion": motion}
+        for event, motion in zip(events, motions, strict=False)
+    ]
 
 
 def _sound_time(rng, split: str) -> dict:
     with_picture = rng.random() < 0.3
 
     def draw():
-        clip, meta = _clip(rng, with_picture)
-        asked = int(rng.integers(len(meta["events"])))
+        events, duration = _sounds(rng)
+        objects, clip = [], {"kind": "sounds", "sounds": events, "duration": duration}
+        if with_picture:
+            # What moves does so at times of its own: seeing it does not tell when it sounds.
+            times, _ = _times(rng, int(rng.integers(1, 4)), duration)
+            objects, motions = _movers(rng, [{"time": time} for time in times])
+            clip |= {"kind": "clip", "objects": objects, "motions": motions}
+        meta = {"objects": objects, "events": events, "duration": duration}
+        asked = int(rng.integers(len(events)))
         event = meta["events"][asked]
         wording = _wording(rng, "sound_time", SOUNDS.index(event["sound"]))
         question = QUESTIONS["sound_time"][1][wording["index"]].format(sound=event["sound"])
@@ -351,7 +360,11 @@ def _sound_time(rng, split: str) -> dict:
 
 def _caption(rng, split: str) -> dict:
     def draw():
-        clip, meta = _clip(rng, True)
+        sounds, duration = _sounds(rng)
+        objects, tied = _movers(rng, sounds)
+        clip = {"kind": "clip", "objects": objects, "motions": tied, "sounds": tied,
+                "duration": duration}  # fmt: skip
+        meta = {"objects": objects, "events": tied, "duration": duration}
         events = []
         for event in meta["events"]:
             thing = meta["objects"][event["object"]]

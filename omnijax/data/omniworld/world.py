@@ -27,7 +27,7 @@ RGB = {
 }
 _STAR = [(math.sin(i * math.pi / 5), -math.cos(i * math.pi / 5)) for i in range(10)]
 _POLYGONS = {
-    "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
+    "square": [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)],
     "triangle": [(0, -1), (0.95, 0.75), (-0.95, 0.75)],
     "star": [(x * r, y * r) for (x, y), r in zip(_STAR, (1.1, 0.45) * 5, strict=True)],
     "cross": [
