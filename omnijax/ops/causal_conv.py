@@ -32,13 +32,13 @@ def causal_conv(
         return sum(shifts).astype(x.dtype), padded[:, length:]
     filled = fill_segments(segment_ids)
     ids = jnp.concatenate([jnp.repeat(filled[:, :1], taps - 1, 1), filled], 1)
-    shifts = [
-        jnp.where(
-            ((ids[:, i : i + length] == filled) & (segment_ids > 0))[..., None],
-            padded[:, i : i + length].astype(dtype) * weight[i],
-            0,
-        )
+    # A mask per token and shift, multiplied in: as a selection it is four times slower.
+    masks = [
+        ((ids[:, i : i + length] == filled) & (segment_ids > 0)).astype(dtype)[..., None]
         for i in range(taps)
+    ]
+    shifts = [
+        padded[:, i : i + length].astype(dtype) * mask * weight[i] for i, mask in enumerate(masks)
     ]
     out = sum(shifts).astype(x.dtype)
     index = jnp.arange(1, length + 1)

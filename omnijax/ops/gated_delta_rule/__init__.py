@@ -40,7 +40,7 @@ def gated_delta_rule(
         but the row's first one, which starts from `initial_state`.
       initial_state: the state of the row's first document before its first token here; so a
         document goes on where the last call left it.
-      chunk_size: tokens a chunk of the chunked form, a multiple of 16. T may be any length.
+      chunk_size: tokens a chunk of the chunked form: 16, 32, 64 ... T may be any length.
       implementation: "naive" (the definition), "chunked", or None for the fastest here.
 
     Returns:
@@ -70,8 +70,8 @@ def _check(q, k, v, log_decay, beta, segment_ids, initial_state, chunk_size):
             raise UserError(f"{name} has shape {x.shape}, it must be {(batch, length, heads)}")
     if length < 1:
         raise UserError("T is 0: the gated delta rule needs at least one token")
-    if chunk_size < 16 or chunk_size % 16:
-        raise UserError(f"chunk_size is {chunk_size}; it must be a positive multiple of 16")
+    if chunk_size < 16 or chunk_size & (chunk_size - 1):
+        raise UserError(f"chunk_size is {chunk_size}; it must be a power of two, at least 16")
     dtype = jnp.promote_types(jnp.result_type(q, k, v, log_decay, beta), jnp.float32)
     shape = (batch, heads, k.shape[3], value_dim)
     if initial_state is None:

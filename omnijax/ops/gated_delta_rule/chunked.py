@@ -10,6 +10,8 @@ the state before the chunk, the writes w_i = beta_i (v_i - S_i^T k_i) solve a tr
 A document's edge makes e^(G_i - G_j) zero for i and j on different sides of it, nothing else.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -19,10 +21,11 @@ from omnijax.ops.segments import fill_segments
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
+@functools.partial(jax.jit, static_argnames="chunk_size")
 def chunked(q, k, v, log_decay, beta, segment_ids, state, chunk_size):
     """One `lax.scan`, checkpointed: the backward pass keeps only the state before each chunk."""
     batch, length, heads, value_dim = v.shape
-    chunk = min(chunk_size, -(-length // 16) * 16)
+    chunk = min(chunk_size, max(16, 1 << (length - 1).bit_length()))
     padding = -length % chunk
     if padding and segment_ids is None:
         segment_ids = jnp.ones((batch, length), jnp.int32)
@@ -62,27 +65,26 @@ def _one_chunk(state, last, q, k, v, log_decay, beta, ids, valid):
         x.astype(dtype).swapaxes(1, 2).reshape(*split, chunk) for x in (log_decay, beta)
     )
     state = state.reshape(*split, *state.shape[2:])
-    lower = jnp.tril(jnp.ones((chunk, chunk), bool))
+    before = jnp.tril(jnp.ones((chunk, chunk), bool), -1)
     if ids is not None:
         row, col = valid[:, None, :, None], valid[:, None, None, :, None]
         q, k, v = jnp.where(row, q, 0), jnp.where(row, k, 0), jnp.where(col, v, 0)
         log_decay, beta = (jnp.where(valid[:, None, None], x, 0) for x in (log_decay, beta))
         same = (ids[:, :, None] == ids[:, None, :])[:, None, None]
-        lower = lower & same
+        before = before & same
 
-    high, low = _exact_cumsum(log_decay)
-    since = lambda x: x[..., :, None] - x[..., None, :]  # noqa: E731
-    # Masked before the exponential: masked after it, the gradient is NaN.
-    decay = jnp.exp(jnp.where(lower, since(high) + since(low), -jnp.inf))
-    total = high + low
+    # Masked before the exponential: masked after it, the gradient is NaN. The diagonal is added
+    # as a constant, so that the gradient by a strong decay is not what rounding leaves of it.
+    strict = jnp.exp(jnp.where(before, _sums_between(log_decay), -jnp.inf))
+    decay = strict + jnp.eye(chunk, dtype=dtype)
+    total = jnp.cumsum(log_decay, -1)
     to_end = decay[..., -1, :]
     from_start = jnp.exp(total)
     if ids is not None:
         from_start = jnp.where((ids == last[:, None])[:, None, None], from_start, 0)
 
     keys = jnp.einsum("bkih,bkjh->bkij", k, k, precision=HIGHEST)[:, :, None]
-    strict = jnp.tril(jnp.ones((chunk, chunk), dtype), -1)
-    inverse = unit_lower_inverse(keys * decay * beta[..., None] * strict)
+    inverse = unit_lower_inverse(keys * strict * beta[..., None])
     seen = jnp.einsum("bkih,bkghv->bkgiv", k, state, precision=HIGHEST)
     residual = beta[..., None] * (v - from_start[..., None] * seen)
     write = jnp.einsum("bkgij,bkgjv->bkgiv", inverse, residual, precision=HIGHEST)
@@ -97,11 +99,13 @@ def _one_chunk(state, last, q, k, v, log_decay, beta, ids, valid):
     return out, state.reshape(batch, heads, *state.shape[3:])
 
 
-def _exact_cumsum(log_decay):
-    """Sums whose differences keep their digits after strong decay: multiples of 2^-10, and rest.
+def _sums_between(x):
+    """out[..., i, j] = x_(j+1) + ... + x_i: every sum for itself, as one matrix product.
 
-    Plain float32 sums reach -1280 at a decay of e^-20 a token, and their differences, the
-    exponents, would be wrong by 1e-4. The first sum is exact down to -16384.
+    As differences of cumulative sums, which reach -1280 at a decay of e^-20 a token, they would
+    be wrong by 1e-4; and the gradient by a strong decay would drown in the rounding of others.
     """
-    high = jax.lax.stop_gradient(jnp.round(log_decay * 1024) / 1024)
-    return jnp.cumsum(high, -1), jnp.cumsum(log_decay - high, -1)
+    row = jnp.arange(x.shape[-1])
+    upto = jnp.where(row[None, :] <= row[:, None], x[..., None, :], 0)
+    after = (row[:, None] > row[None, :]).astype(x.dtype)
+    return jnp.matmul(upto, after, precision=HIGHEST)

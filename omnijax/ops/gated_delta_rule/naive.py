@@ -7,6 +7,7 @@ from omnijax.ops.gated_delta_rule.step import gated_delta_step
 from omnijax.ops.segments import fill_segments
 
 
+@jax.jit
 def naive(q, k, v, log_decay, beta, segment_ids, state):
     """Scans `gated_delta_step` over the row; a new document starts from a zero state."""
     ids = jnp.ones(q.shape[:2], jnp.int32) if segment_ids is None else segment_ids

@@ -9,31 +9,27 @@ BLOCK = 16
 
 @jax.custom_jvp
 def unit_lower_inverse(lower):
-    """(I + lower)^-1 for strictly lower triangular [..., C, C], C a multiple of 16.
+    """(I + lower)^-1 for strictly lower triangular [..., C, C], C = 16, 32, 64, ...
 
     Substitution in blocks of 16, then merged in pairs. Neumann series and Newton iterations are
-    as exact on random keys and lose every digit on repeated ones.
+    as exact on random keys and lose every digit on repeated ones. On a CPU the loop over the rows
+    of a block runs as fast as the 15 rows written out and compiles four times faster.
     """
-    size = lower.shape[-1]
-    blocks = size // BLOCK
-    tiled = lower.reshape(*lower.shape[:-2], blocks, BLOCK, blocks, BLOCK)
-    diagonal = jnp.stack([tiled[..., i, :, i, :] for i in range(blocks)], -3)
-    rows = [jnp.broadcast_to(jnp.eye(BLOCK, dtype=lower.dtype)[0], diagonal[..., 0, :].shape)]
-    for i in range(1, BLOCK):
-        known = jnp.stack(rows, -2)
-        row = -jnp.einsum("...j,...jk->...k", diagonal[..., i, :i], known, precision=HIGHEST)
-        rows.append(row.at[..., i].set(1))
-    inverse = jnp.stack(rows, -2)
-    out = [[jnp.zeros_like(inverse[..., 0, :, :])] * blocks for _ in range(blocks)]
-    for i in range(blocks):
-        out[i][i] = inverse[..., i, :, :]
-        for j in range(i):
-            acc = sum(
-                jnp.matmul(tiled[..., i, :, m, :], out[m][j], precision=HIGHEST)
-                for m in range(j, i)
-            )
-            out[i][j] = -jnp.matmul(out[i][i], acc, precision=HIGHEST)
-    return jnp.concatenate([jnp.concatenate(row, -1) for row in out], -2)
+    diagonal = _diagonal(lower, BLOCK, 0, 1)
+    eye = jnp.eye(BLOCK, dtype=lower.dtype)
+
+    def solve_row(i, inverse):
+        known = jnp.einsum("...j,...jk->...k", diagonal[..., i, :], inverse, precision=HIGHEST)
+        return inverse.at[..., i, :].set(eye[i] - known)
+
+    inverse = jax.lax.fori_loop(0, BLOCK, solve_row, jnp.zeros_like(diagonal))
+    while inverse.shape[-3] > 1:
+        first, second = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
+        below = _diagonal(lower, inverse.shape[-1], 1, 2)
+        below = jnp.matmul(second, jnp.matmul(below, first, precision=HIGHEST), precision=HIGHEST)
+        top = jnp.concatenate([first, jnp.zeros_like(first)], -1)
+        inverse = jnp.concatenate([top, jnp.concatenate([-below, second], -1)], -2)
+    return inverse[..., 0, :, :]
 
 
 @unit_lower_inverse.defjvp
@@ -42,3 +38,10 @@ def _jvp(primals, tangents):
     (tangent,) = tangents
     middle = jnp.matmul(tangent, inverse, precision=HIGHEST)
     return inverse, -jnp.matmul(inverse, middle, precision=HIGHEST)
+
+
+def _diagonal(x, size, below, step):
+    """The blocks [..., n, size, size] of x, every `step`-th, that many `below` the diagonal."""
+    blocks = x.shape[-1] // size
+    tiled = x.reshape(*x.shape[:-2], blocks, size, blocks, size)
+    return jnp.stack([tiled[..., i + below, :, i, :] for i in range(0, blocks, step)], -3)

@@ -1,0 +1,274 @@
+"""The chunked gated delta rule is the definition in float64, in values and all gradients."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omnijax.errors import UserError
+from omnijax.ops import gated_delta_rule, gated_delta_step
+
+NAMES = ("q", "k", "v", "log_decay", "beta", "initial_state")
+
+
+def make(length, batch=2, key_heads=2, heads=4, dim=8, value_dim=12, seed=0, **change):
+    """Normalised keys, decays from 0 to -20, beta in [0, 1] with both ends; float64."""
+    r = np.random.default_rng(seed)
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+    x = {
+        "q": unit(r.normal(size=(batch, length, key_heads, dim))) * dim**-0.5,
+        "k": unit(r.normal(size=(batch, length, key_heads, dim))),
+        "v": r.normal(size=(batch, length, heads, value_dim)),
+        "log_decay": -np.exp(r.uniform(-7, 3, (batch, length, heads))),
+        "beta": np.clip(r.uniform(-0.3, 1.3, (batch, length, heads)), 0, 1),
+        "initial_state": r.normal(size=(batch, heads, dim, value_dim)),
+    }
+    assert set(change) <= set(x)
+    for name, value in change.items():
+        value = value(r, x[name]) if callable(value) else value
+        x[name] = np.broadcast_to(value, x[name].shape)
+    return tuple(x[name] for name in NAMES)
+
+
+@functools.partial(jax.jit, static_argnames=("implementation", "chunk_size"))
+def _run(inputs, segment_ids, weights, implementation, chunk_size):
+    """Output, final state, and the gradients of a weighted sum of both by the six inputs."""
+
+    def loss(inputs):
+        *tokens, state = inputs
+        result = gated_delta_rule(
+            *tokens,
+            segment_ids=segment_ids,
+            initial_state=state,
+            implementation=implementation,
+            chunk_size=chunk_size,
+        )
+        return sum(jnp.sum(a * b) for a, b in zip(result, weights, strict=True)), result
+
+    (_, result), grads = jax.value_and_grad(loss, has_aux=True)(inputs)
+    return result, grads
+
+
+def run(inputs, segment_ids=None, implementation="chunked", chunk_size=16, dtype=jnp.float32):
+    r = np.random.default_rng(7)
+    shapes = inputs[2].shape, inputs[5].shape
+    with jax.enable_x64(dtype == jnp.float64):
+        weights = tuple(jnp.asarray(r.normal(size=s), dtype) for s in shapes)
+        ids = None if segment_ids is None else jnp.asarray(segment_ids, jnp.int32)
+        inputs = tuple(jnp.asarray(x, dtype) for x in inputs)
+        return jax.tree.map(np.asarray, _run(inputs, ids, weights, implementation, chunk_size))
+
+
+def assert_equals_definition(inputs, segment_ids=None, tolerance=1e-5, chunk_size=16):
+    """Everything finite and within `tolerance` of the largest entry of the float64 truth."""
+    inputs = tuple(np.asarray(x, np.float32) for x in inputs)  # what float32 can hold
+    (out, state), grads = run(inputs, segment_ids, chunk_size=chunk_size)
+    (out_, state_), grads_ = run(inputs, segment_ids, "naive", dtype=jnp.float64)
+    named = [("out", out, out_), ("final state", state, state_)]
+    named += [(f"gradient of {n}", *p) for n, *p in zip(NAMES, grads, grads_, strict=True)]
+    for name, ours, truth in named:
+        error = np.max(np.abs(ours - truth)) / max(np.max(np.abs(truth)), 1e-30)
+        assert np.isfinite(ours).all() and error <= tolerance, (name, error)
+
+
+def random_segments(r, batch, length):
+    """Documents of any length, one token ones too, with padding before, between and after."""
+    ids = np.zeros((batch, length), np.int32)
+    for row in ids:
+        at, document = int(r.integers(0, 4)), 0
+        while at < length:
+            document += int(r.integers(1, 3))
+            end = at + int(r.choice([1, 2, 5, 17, 40]))
+            row[at:end] = document
+            at = end + int(r.choice([0, 0, 0, 3, 20]))
+    return ids
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 65, 127])
+def test_any_length_equals_the_definition_in_values_and_gradients(length):
+    assert_equals_definition(make(length))
+
+
+@pytest.mark.parametrize("chunk_size", [32, 64, 128])
+def test_any_chunk_size_equals_the_definition(chunk_size):
+    r = np.random.default_rng(chunk_size)
+    assert_equals_definition(make(149), random_segments(r, 2, 149), chunk_size=chunk_size)
+
+
+def test_a_document_may_start_at_every_position_of_a_chunk():
+    for edge in range(1, 40):
+        row = np.arange(40)
+        ids = np.stack([np.where(row < edge, 1, 2), np.where(row < edge, 1, 2 + row % 2 * 0)])
+        ids[1, edge + 3 :] = 5  # and another one three tokens on
+        assert_equals_definition(make(40, seed=edge), ids)
+
+
+def test_many_documents_in_a_chunk_and_padding_anywhere_equal_the_definition():
+    for seed in range(12):
+        ids = random_segments(np.random.default_rng(seed), 2, 40)
+        assert_equals_definition(make(40, seed=seed), ids)
+    assert_equals_definition(make(40), np.arange(1, 41)[None].repeat(2, 0))
+    assert_equals_definition(make(40), np.zeros((2, 40)))
+
+
+@pytest.mark.parametrize("decay", [0.0, -1e-3, -1.0, -20.0])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_constant_decays_and_betas_equal_the_definition(decay, beta):
+    assert_equals_definition(make(65, log_decay=decay, beta=beta))
+
+
+def test_a_strong_decay_does_not_cost_the_tokens_after_it_their_digits():
+    """Plain cumulative sums would be wrong by 1e-4 in the exponent here."""
+
+    def late(r, x):
+        return np.where(np.arange(x.shape[1])[None, :, None] < 48, -20.0, -0.01)
+
+    assert_equals_definition(make(128, log_decay=late), chunk_size=64, tolerance=2e-6)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
+def test_repeated_keys_keep_six_digits(noise):
+    """Silence, padding, a held note: where Neumann and Newton inverses lose every digit."""
+
+    def repeated(r, x):
+        x = x[:, :1] + noise * r.normal(size=x.shape) * x.shape[-1] ** -0.5
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    for decay in (0.0, -1e-3):
+        assert_equals_definition(
+            make(512, k=repeated, q=repeated, log_decay=decay, beta=1.0), chunk_size=64
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
+def test_repeated_keys_keep_five_digits_over_4096_tokens(noise):
+    def repeated(r, x):
+        x = x[:, :1] + noise * r.normal(size=x.shape) * x.shape[-1] ** -0.5
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    inputs = make(
+        4096, batch=1, dim=128, value_dim=128, k=repeated, q=repeated, log_decay=-1e-3, beta=0.9
+    )
+    assert_equals_definition(inputs, chunk_size=64)
+
+
+def test_padding_gives_zero_and_leaves_the_state_exact_whatever_it_holds():
+    length, tail = 40, 23
+    inputs = [np.array(x, np.float32) for x in make(length)]
+    ids = np.ones((2, length + tail))
+    ids[:, length:] = 0
+    padded = []
+    for x in inputs[:5]:
+        x = np.concatenate([x, np.full_like(x[:, :tail], np.nan)], 1)
+        padded.append(x)
+    (out, state), grads = run((*padded, inputs[5]), ids)
+    (alone, state_alone), _ = run(inputs, np.ones((2, length)))
+    np.testing.assert_array_equal(out[:, length:], 0)
+    np.testing.assert_array_equal(state, state_alone)
+    np.testing.assert_array_equal(out[:, :length], alone)
+    for grad in grads[:5]:
+        assert np.isfinite(grad).all()
+        np.testing.assert_array_equal(grad[:, length:], 0)
+
+
+def test_a_row_of_padding_returns_the_state_it_was_given():
+    inputs = make(20)
+    (out, state), _ = run(inputs, np.zeros((2, 20)))
+    np.testing.assert_array_equal(state, np.asarray(inputs[5], np.float32))
+    np.testing.assert_array_equal(out, 0)
+
+
+def test_a_row_fed_in_pieces_or_token_by_token_equals_the_row_fed_whole():
+    inputs = tuple(jnp.asarray(x, jnp.float32) for x in make(50))
+    *tokens, state = inputs
+    whole, last = gated_delta_rule(*tokens, initial_state=state, chunk_size=16)
+    for sizes in ([1, 49], [17, 16, 17], [3] * 16 + [2]):
+        outs, carried, at = [], state, 0
+        for size in sizes:
+            piece = tuple(x[:, at : at + size] for x in tokens)
+            out, carried = gated_delta_rule(*piece, initial_state=carried, chunk_size=16)
+            outs.append(out)
+            at += size
+        np.testing.assert_allclose(np.concatenate(outs, 1), whole, atol=2e-6)
+        np.testing.assert_allclose(carried, last, atol=2e-6)
+    outs, carried = [], state
+    for t in range(50):
+        out, carried = gated_delta_step(*(x[:, t] for x in tokens), carried)
+        outs.append(out)
+    np.testing.assert_allclose(np.stack(outs, 1), whole, atol=2e-6)
+    np.testing.assert_allclose(carried, last, atol=2e-6)
+
+
+def test_packed_documents_equal_each_alone():
+    *tokens, _ = (jnp.asarray(x, jnp.float32) for x in make(50, batch=1))
+    ids = np.repeat([[1, 2, 3]], [7, 30, 13], 1)
+    packed, last = gated_delta_rule(*tokens, segment_ids=jnp.asarray(ids), chunk_size=16)
+    for document in (1, 2, 3):
+        part = np.flatnonzero(ids[0] == document)
+        alone, state = gated_delta_rule(*(x[:, part] for x in tokens), chunk_size=16)
+        np.testing.assert_allclose(packed[:, part], alone, atol=2e-6)
+    np.testing.assert_allclose(last, state, atol=2e-6)
+
+
+def test_bfloat16_inputs_are_worked_on_in_float32():
+    inputs = make(70)
+    low = tuple(jnp.asarray(x, jnp.bfloat16) for x in inputs[:5])
+    out, state = gated_delta_rule(*low)
+    wide, state_wide = gated_delta_rule(*(x.astype(jnp.float32) for x in low))
+    assert out.dtype == jnp.bfloat16 and state.dtype == jnp.float32
+    np.testing.assert_allclose(state, state_wide, atol=1e-6)
+    np.testing.assert_allclose(out.astype(jnp.float32), wide, atol=0, rtol=2**-8)
+
+
+def test_the_same_bits_come_twice():
+    inputs = make(100)
+    ids = random_segments(np.random.default_rng(0), 2, 100)
+    jax.tree.map(np.testing.assert_array_equal, run(inputs, ids), run(inputs, ids))
+
+
+def test_the_future_has_no_gradient():
+    *tokens, state = (jnp.asarray(x, jnp.float32) for x in make(40))
+
+    def at_20(tokens):
+        return jnp.sum(gated_delta_rule(*tokens, initial_state=state, chunk_size=16)[0][:, 20])
+
+    for grad in jax.grad(at_20)(tokens):
+        np.testing.assert_array_equal(grad[:, 21:], 0)
+        assert np.any(np.asarray(grad[:, :21]) != 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chunk_size": 0}, "chunk_size is 0"),
+        ({"chunk_size": 48}, "chunk_size is 48"),
+        ({"implementation": "quick"}, "'quick'"),
+        ({"segment_ids": np.array([[1, 2, 1]])}, "segment_ids decrease"),
+        ({"segment_ids": np.array([[2, 0, 1]])}, "segment_ids decrease"),
+        ({"segment_ids": np.array([[1, -1, 1]])}, "segment_ids"),
+        ({"log_decay": np.full((1, 3, 2), 0.5)}, "log_decay reaches 0.5"),
+        ({"initial_state": np.zeros((1, 2, 8, 12), jnp.bfloat16)}, "initial_state is bfloat16"),
+        ({"initial_state": np.zeros((1, 2, 8, 8))}, "initial_state has shape"),
+        ({"v": np.zeros((1, 3, 3, 12)), "log_decay": None, "beta": None}, "v has 3 heads"),
+        ({"k": np.zeros((1, 3, 1, 8))}, "q and k must be alike"),
+        ({"beta": np.zeros((1, 3, 1))}, "beta has shape"),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    inputs = dict(zip(NAMES[:5], make(3, batch=1, heads=2)[:5], strict=True))
+    inputs = {**inputs, **change}
+    for name in ("log_decay", "beta"):
+        if inputs[name] is None:
+            inputs[name] = np.zeros(inputs["v"].shape[:3])
+    inputs = {
+        n: jnp.asarray(x, None if x.dtype in (jnp.bfloat16, np.int64) else jnp.float32)
+        if isinstance(x, np.ndarray)
+        else x
+        for n, x in inputs.items()
+    }
+    with pytest.raises(UserError, match=message):
+        inspect.unwrap(gated_delta_rule)(**inputs)
