@@ -170,7 +170,7 @@ def microbatches(batch: Any, count: int) -> Any:
 def shard_batch(batch: Any) -> Any:
     """Constrains a batch's rows to the devices that share the work."""
 
-    def constrain(path: tuple, x: Array) -> Array:
+    def constrain(path: tuple, x: Any) -> Any:
         if getattr(path[-1], "name", "") == "positions":
             return shard(x, None, "batch", "time")
         if x.ndim == 2 and getattr(path[-1], "name", "") in ("tokens", "segment_ids"):

@@ -1,0 +1,119 @@
+"""The loop: reports, evaluation, signals, limits, and what a run leaves behind."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omnijax.errors import UserError
+from omnijax.train import Diverged, Objective
+
+sys.path.insert(0, str(Path(__file__).parent))
+import toy_run  # noqa: E402
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_writes_config_metrics_events_and_checkpoints(tmp_path):
+    result = toy_run.run(tmp_path)
+    assert result.finished and result.step == 12
+    assert json.loads((tmp_path / "config.json").read_text())["name"] == "toy"
+    written = lines(tmp_path)
+    assert [line["step"] for line in written if "loss" in line] == list(range(1, 13))
+    assert {"grad_norm", "learning_rate", "tokens_per_second", "data_wait_share"} <= set(written[0])
+    assert "eval_loss" in written[-1] and result.metrics["eval_loss"] > 0
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["12", "9"]
+
+
+def test_the_loss_falls(tmp_path):
+    toy_run.run(tmp_path, of=toy_run.stage(steps=150), save_every=0)
+    losses = [line["loss"] for line in lines(tmp_path) if "loss" in line]
+    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:20])
+
+
+class Interrupting(toy_run.Data):
+    """Sends a signal to this process while it makes batch 5."""
+
+    def __next__(self):
+        if self.number == 4:
+            os.kill(os.getpid(), self.signal)
+        return super().__next__()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_under_way_and_saves(tmp_path, number):
+    data = Interrupting()
+    data.signal = number
+    result = toy_run.run(tmp_path, data=data)
+    assert not result.finished and result.step == 5
+    assert (tmp_path / "checkpoints" / "5").is_dir()
+    assert toy_run.run(tmp_path).finished
+
+
+def test_a_stopped_run_goes_on_to_the_same_end_bit_for_bit(tmp_path):
+    straight = toy_run.run(tmp_path / "straight")
+    data = Interrupting()
+    data.signal = signal.SIGTERM
+    toy_run.run(tmp_path / "stopped", data=data)
+    resumed = toy_run.run(tmp_path / "stopped")
+    assert toy_run.same(straight.state, resumed.state)
+    values = [
+        [(line["step"], line["loss"]) for line in lines(tmp_path / name) if "loss" in line]
+        for name in ("straight", "stopped")
+    ]
+    assert values[0] == values[1]
+
+
+def test_a_time_limit_stops_with_a_checkpoint(tmp_path):
+    result = toy_run.run(tmp_path, time_limit_minutes=1e-9)
+    assert not result.finished and (tmp_path / "checkpoints" / str(result.step)).is_dir()
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    toy_run.run(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert toy_run.run(tmp_path).finished
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_of_another_config_is_refused(tmp_path):
+    toy_run.run(tmp_path)
+    with pytest.raises(UserError, match="another config: seed: 0 in the checkpoint, 1 here"):
+        toy_run.run(tmp_path, of=toy_run.stage(seed=1))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    broken = Objective(
+        toy_run.init,
+        lambda p, b, k: toy_run.loss(p, b, k)._replace(total=jnp.sum(p["head"]["w"]) / 0),
+    )
+    with pytest.raises(Diverged, match="step 1: loss"):
+        toy_run.run(tmp_path, objective=broken)
+
+
+def test_data_that_ends_too_early_is_a_user_error(tmp_path):
+    class Short(toy_run.Data):
+        def __next__(self):
+            if self.number == 2:
+                raise StopIteration
+            return super().__next__()
+
+    with pytest.raises(UserError, match="data of stage toy ended at step 2 of 12"):
+        toy_run.run(tmp_path, data=Short())
+
+
+def test_a_stage_starts_from_the_parameters_it_is_given(tmp_path):
+    head = {"head": {"w": np.full((16, 1), 3.0, np.float32)}}
+    frozen = toy_run.stage(trains=("body",), steps=1)
+    result = toy_run.run(tmp_path / "a", of=frozen, start=lambda: head)
+    assert np.array_equal(result.state.params["head"]["w"], head["head"]["w"])
+    with pytest.raises(UserError, match=r"head/w has shape \(2,\) .* \(16, 1\) in this config"):
+        toy_run.run(tmp_path / "b", start=lambda: {"head": {"w": np.zeros(2)}})
