@@ -51,10 +51,10 @@ STAGES = {
             name="lm",
             mixture=("omniworld/text_question=1",),
             trains=(r"^(embed|decoder|lm_head)",),
-            steps=200,
+            steps=100,
             audio_chunks=0,
             patches=0,
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
         ),
         Stage(
             name="s1_adapters",
@@ -62,7 +62,7 @@ STAGES = {
             trains=ADAPTERS,
             mixture=TASKS,
             **ROW,
-            steps=80,
+            steps=40,
             optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=10),
         ),
         Stage(
@@ -71,8 +71,8 @@ STAGES = {
             trains=(r"^(audio|vision)/",),
             mixture=TASKS,
             **ROW,
-            steps=150,
-            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
+            steps=80,
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=20),
             augment=VOICES,
         ),
         Stage(
