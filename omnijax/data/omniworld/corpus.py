@@ -124,14 +124,19 @@ def build(
         )
         if is_built(builder):  # another process built it meanwhile
             return folder
-        for left in folder.rglob("*.incomplete*"):  # by a build that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        sweep(folder)
         try:
             with _quiet():
                 builder.download_and_prepare()
         except OSError as error:
             raise UserError(f"cannot write the corpus to {folder}: {error.strerror}") from None
     return folder
+
+
+def sweep(folder: Path) -> None:
+    """Removes what builds that were killed left behind."""
+    for left in list(folder.rglob("incomplete.*")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _check_split(split: str) -> str:

@@ -14,12 +14,13 @@ import pytest
 
 from omnijax.data import omniworld
 from omnijax.data.omniworld import builder as builder_module
+from omnijax.data.omniworld.corpus import sweep
 from omnijax.errors import UserError
 from omnijax.media.audio import Audio
 
 SIZES = {"train": 60, "test": 10, "say": 3}
 # Of the first plans of each split, for the version below. Content changed? Raise the version too.
-CONTENT = ("1.1.0", "a8927ffa3121b77a")
+CONTENT = ("1.1.1", "a8927ffa3121b77a")
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,8 @@ def test_an_interrupted_build_leaves_no_half_dataset_and_no_process(tmp_path, ho
     build.send_signal(how)
     assert build.wait(timeout=60) != 0
     assert not list(tmp_path.rglob("dataset_info.json"))
+    sweep(tmp_path)
+    assert not list(tmp_path.rglob("*incomplete*"))
     while time.time() < deadline and _session(build.pid):
         time.sleep(0.2)
     assert not _session(build.pid)
@@ -136,7 +139,7 @@ def _session(leader):
 def test_a_build_after_a_killed_one_sweeps_up(tmp_path):
     sizes = {"train": 4}
     root = tmp_path / "omniworld" / builder_module.folder_name(sizes, 0)
-    left = root / "omni_world" / "1.1.0.incomplete.ABCDEF"
+    left = root / "omni_world" / "incomplete.ABCDEF_1.1.1"
     left.mkdir(parents=True)
     (left / "half").write_bytes(b"x")
     omniworld.build(tmp_path, sizes=sizes, processes=1)

@@ -16,9 +16,13 @@ TESTS = ("test", "test_voice", "say_test")
 MANY = 4000  # test plans, where chance needs many
 
 
-@cache
 def plans(split, size=None):
-    return [omniworld.plan(i, split) for i in range(size or omniworld.SIZES[split])]
+    return _plans(split, size or omniworld.SIZES[split])
+
+
+@cache
+def _plans(split, size):
+    return [omniworld.plan(i, split) for i in range(size)]
 
 
 def words(plan):
