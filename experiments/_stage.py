@@ -23,7 +23,7 @@ WORKDIR = flags.DEFINE_string(
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
             values |= flat(value, f"{prefix}{name}.")
         else:
             values[f"{prefix}{name}"] = value
