@@ -6,51 +6,27 @@ for event in session.respond():
     ...  # TextDelta, ToolCall, TurnEnd
 """
 
-import re
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 from omnijax.errors import UserError
+from omnijax.generate.events import AnswerReader, Event, TextDelta, ToolCall, TurnEnd
 from omnijax.generate.prompts import collate_prompts
 from omnijax.generate.text import TextGenerator
-from omnijax.media import ProcessorConfig, load_audio, load_image, load_video
+from omnijax.media import ProcessorConfig, check_audio, check_image, check_video
 from omnijax.text.chat import ChatState, ChatStyle, render_turn
+from omnijax.text.content import pieces_of, read_audio, read_image, read_video
 from omnijax.text.tokenizer import Tokenizer
-from omnijax.text.tools import parse_tool_calls
+from omnijax.text.tools import parse_tool_calls, without_tool_calls
 
-_HIDDEN = re.compile(r"<(tool_call|think)>.*?(</\1>|\Z)", re.DOTALL)
-
-
-class TextDelta(NamedTuple):
-    """More of the answer's text; never a part of a tool call or a thought."""
-
-    text: str
-    seconds: float  # since the last push
-
-
-class ToolCall(NamedTuple):
-    """A finished call; answer it with ``push(tool_result=...)``."""
-
-    name: str
-    arguments: dict[str, Any]
-    seconds: float
-
-
-class TurnEnd(NamedTuple):
-    """The answer is over: "stop" by the model, "length" by ``max_new_tokens``."""
-
-    reason: str
-    text: str  # all of the answer, calls included, as the model wrote it
-    tokens: int
-    seconds: float
-
-
-Event = TextDelta | ToolCall | TurnEnd
+__all__ = ["Event", "Session", "TextDelta", "ToolCall", "TurnEnd"]
 
 
 class Session:
     """One conversation with a Thinker.
+
+    ``messages`` is what the model has read and said so far, ``unread`` what was pushed since: both
+    in the chat format.
 
     Args:
       generator: holds the model; its ``max_len`` is the longest conversation.
@@ -75,57 +51,58 @@ class Session:
         self._tools, self._style = list(tools), style or ChatStyle()
         self._rows = generator.start(1, seed)
         self._chat = ChatState()
-        self._unread = len(self.messages)  # messages at the end that the model has not read
-        self._pushed = time.monotonic()
+        self.unread: list[dict] = []
+        self._reply: list[int] | None = None  # tokens of the answer that may still grow
+        self._last_push = time.monotonic()
 
     def push(
         self, *items: dict, text=None, image=None, audio=None, video=None, tool_result=None
     ) -> None:
         """Add to the user's turn; media as paths or arrays, in the order image, video, audio, text.
 
-        ``items`` are content items of the chat format, in an order of your own.
+        ``items`` are content items of the chat format, in an order of your own. An answer that is
+        still running ends here.
 
         Raises:
-          UserError: a file cannot be read; the conversation is as it was.
+          UserError: a file cannot be read, say; the conversation is as it was.
         """
-        given = {"image": image, "video": video, "audio": audio}
-        load = {"image": load_image, "video": load_video, "audio": load_audio}
-        items = [
-            *items,
-            *(
-                {"type": kind, kind: load[kind](value) if _is_path(value) else value}
-                for kind, value in given.items()
-                if value is not None
-            ),
-        ]
-        if text is not None:
-            items.append({"type": "text", "text": text})
-        if not items and tool_result is None:
+        named = (("image", image), ("video", video), ("audio", audio), ("text", text or None))
+        given = [{"type": kind, kind: value} for kind, value in named if value is not None]
+        if not items and not given and tool_result is None:
             raise UserError("nothing was pushed: give text, image, audio, video or tool_result")
+        content = [self._opened(item) for item in (*items, *given)]
+        self._end_reply()
         if tool_result is not None:
-            self._append({"role": "tool", "content": str(tool_result)})
-        if items:
-            last = self.messages[-1] if self._unread else None
-            if last is not None and last["role"] == "user":
-                last["content"] += items
-            else:
-                self._append({"role": "user", "content": items})
-        self._pushed = time.monotonic()
+            # Results stand before what the user says, one for each call.
+            if len(self.unread) >= self._chat.open_calls or self._asked:
+                raise UserError("no tool call waits for a result")
+            self.unread.append({"role": "tool", "content": str(tool_result)})
+        if content and self._asked:
+            self.unread[-1]["content"] += content
+        elif content:
+            self.unread.append({"role": "user", "content": content})
+        self._last_push = time.monotonic()
 
     def respond(self, max_new_tokens: int = 256) -> Iterator[Event]:
         """Read what was pushed and answer it, as it is produced.
 
+        Who stops listening in the middle loses nothing: the conversation goes on after what was
+        produced until then.
+
         Raises:
           UserError: nothing was pushed, or it does not fit; then `drop` takes it back.
         """
-        if not self._unread:
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {max_new_tokens}, it must be at least 1")
+        if not self.unread:
             raise UserError("there is nothing to answer: push something first")
+        begins = self._chat.messages == 0
         rendered, chat = render_turn(
-            self.messages[-self._unread :],
+            self.messages + self.unread if begins else self.unread,
             self._tokenizer,
             self._processor,
             self._chat,
-            tools=self._tools if self._chat.messages == 0 else None,
+            tools=self._tools if begins else None,
             style=self._style,
         )
         room = self._generator.max_len - int(self._rows.cache.length[0])
@@ -136,52 +113,69 @@ class Session:
             )
         inputs = collate_prompts([rendered], self._processor)
         self._rows = self._generator.prefill(self._rows, inputs)
-        self._unread = 0
-        return self._stream(chat, max_new_tokens)
+        self.messages += [*self.unread, {"role": "assistant", "content": ""}]
+        self.unread, self._chat, self._reply = [], chat, []
+        return self._stream(self._reply, max_new_tokens)
 
     def drop(self) -> None:
         """Take back what was pushed since the last answer."""
-        del self.messages[len(self.messages) - self._unread :]
-        self._unread = 0
+        self.unread = []
 
-    def _stream(self, chat: ChatState, budget: int) -> Iterator[Event]:
-        produced: list[int] = []
-        shown, calls = "", 0
-        stops = set(self._generator.stop_ids)
-        try:
-            while len(produced) < budget and not (produced and produced[-1] in stops):
-                steps = min(self._generator.block, budget - len(produced))
-                self._rows, (new,) = self._generator.decode(self._rows, steps)
-                produced += new
-                text = self._text(produced)
-                visible = _HIDDEN.sub("", text).lstrip("\n")
-                # A character may still be incomplete, or a tag about to begin.
-                visible = visible.rstrip("\ufffd")
-                if len(visible) > len(shown) and visible.startswith(shown):
-                    yield TextDelta(visible[len(shown) :], self._since())
-                    shown = visible
-                for call in parse_tool_calls(text, self._tools)[calls:]:
-                    calls += 1
-                    yield ToolCall(call.name, call.arguments, self._since())
-        finally:
-            # Also when the caller stops listening: what was produced, and only that, is history.
-            text = self._text(produced)
-            self.messages.append({"role": "assistant", "content": text})
-            self._chat = chat.after_reply(produced, self._tokenizer)
-        reason = "stop" if produced and produced[-1] in stops else "length"
-        yield TurnEnd(reason, text, len(produced), self._since())
+    @property
+    def _asked(self) -> bool:
+        return bool(self.unread) and self.unread[-1]["role"] == "user"
 
-    def _text(self, tokens: Sequence[int]) -> str:
+    def _opened(self, item: Mapping) -> Mapping:
+        """The item with its file read and its medium checked."""
+        for piece in pieces_of([item], "user"):
+            if isinstance(piece, str):
+                continue
+            if piece.kind == "image":
+                value = check_image(read_image(piece), self._processor.min_side)
+            elif piece.kind == "audio":
+                limit = self._processor.max_audio_seconds
+                value = check_audio(read_audio(piece.value), max_seconds=limit)
+            else:
+                value = check_video(read_video(piece.value))
+                check_image(value.frames[0], self._processor.min_side, "video frame")
+            return {**piece.options, "type": piece.kind, piece.kind: value}
+        return item
+
+    def _stream(self, reply: list[int], budget: int) -> Iterator[Event]:
         stops = self._generator.stop_ids
-        return self._tokenizer.decode([token for token in tokens if token not in stops])
+        reader = AnswerReader(self._tools, thinking=self._style.thinking == "on")
+        reason = None
+        while reason is None:
+            if self._reply is not reply:  # Something was pushed: this answer is over.
+                return
+            steps = min(self._generator.block, budget - len(reply))
+            self._rows, (new,) = self._generator.decode(self._rows, steps)
+            reply += new
+            if reply[-1] in stops:
+                reason = "stop"
+            elif len(reply) >= budget:
+                reason = "length"
+            text = self._tokenizer.decode(reply, skip_special=True)
+            self.messages[-1] = _as_message(text, self._tools)
+            for found in reader.read(text, last=reason is not None):
+                if isinstance(found, str):
+                    yield TextDelta(found, self._since())
+                else:
+                    yield ToolCall(found.name, found.arguments, self._since())
+        yield TurnEnd(reason, text, len(reply), self._since())
 
-    def _append(self, message: dict) -> None:
-        self.messages.append(message)
-        self._unread += 1
+    def _end_reply(self) -> None:
+        if self._reply is not None:
+            self._chat = self._chat.after_reply(self._reply, self._tokenizer)
+            self._reply = None
 
     def _since(self) -> float:
-        return time.monotonic() - self._pushed
+        return time.monotonic() - self._last_push
 
 
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) or hasattr(value, "__fspath__")
+def _as_message(text: str, tools: Sequence[dict]) -> dict:
+    calls = parse_tool_calls(text, tools)
+    if not calls:
+        return {"role": "assistant", "content": text}
+    functions = [{"type": "function", "function": call._asdict()} for call in calls]
+    return {"role": "assistant", "content": without_tool_calls(text), "tool_calls": functions}

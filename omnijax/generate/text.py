@@ -27,7 +27,7 @@ class DecodeState(NamedTuple):
     logits: Float[Array, "B V"]  # of each row's next token
     position: Int[Array, "B"]  # the next token's position id, the same on all three axes
     seen: Bool[Array, "B V"]  # tokens in the row so far, for the repetition penalty
-    done: Bool[Array, "B"]  # the row has met a stop id since the last prefill
+    done: Bool[Array, "B"]  # nothing was read since the row last met a stop id
     key: Key[Array, ""]
 
 
@@ -77,7 +77,7 @@ class TextGenerator:
             logits=jnp.zeros((batch, vocab), jnp.float32),
             position=jnp.zeros((batch,), jnp.int32),
             seen=jnp.zeros((batch, vocab), bool),
-            done=jnp.zeros((batch,), bool),
+            done=jnp.ones((batch,), bool),
             key=jax.random.key(seed),
         )
 
@@ -112,6 +112,8 @@ class TextGenerator:
         on_tokens: Callable[[list[list[int]]], None] | None = None,
     ) -> tuple[DecodeState, list[list[int]]]:
         """Produce tokens until every row has stopped or has ``max_new_tokens``.
+
+        A row that has read nothing, as in a batch that is not full, stays empty.
 
         ``on_tokens`` is called after each block with every row's new tokens.
         """
