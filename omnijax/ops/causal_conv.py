@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from omnijax.ops.segments import fill_segments
-from omnijax.typing import Array, Float, Int
+from omnijax.typing import Array, Bool, Float, Int
 
 
 def causal_conv(
@@ -20,33 +20,72 @@ def causal_conv(
     state returned, those of its last document up to its last valid token: what was before that
     document is zero in it. Padding (id 0) gives zero; inside a document it must come last.
     """
-    (batch, length, _), taps = x.shape, weight.shape[0]
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    (batch, length, width), taps = x.shape, weight.shape[0]
     if state is None:
-        state = jnp.zeros((batch, taps - 1, x.shape[2]), x.dtype)
-    if segment_ids is not None:
-        x = jnp.where(segment_ids[..., None] > 0, x, 0)
-    padded = jnp.concatenate([state.astype(x.dtype), x], 1)
+        state = jnp.zeros((batch, taps - 1, width), x.dtype)
     if segment_ids is None:
-        shifts = [padded[:, i : i + length].astype(dtype) * weight[i] for i in range(taps)]
-        return sum(shifts).astype(x.dtype), padded[:, length:]
+        padded = jnp.concatenate([state.astype(x.dtype), x], 1)
+        return _sum_of_shifts(padded, weight, None), padded[:, length:]
+    valid = segment_ids > 0
+    padded = jnp.concatenate([state.astype(x.dtype), jnp.where(valid[..., None], x, 0)], 1)
     filled = fill_segments(segment_ids)
     ids = jnp.concatenate([jnp.repeat(filled[:, :1], taps - 1, 1), filled], 1)
-    # A mask per token and shift, multiplied in: as a selection it is four times slower.
-    masks = [
-        ((ids[:, i : i + length] == filled) & (segment_ids > 0)).astype(dtype)[..., None]
-        for i in range(taps)
-    ]
-    shifts = [
-        padded[:, i : i + length].astype(dtype) * mask * weight[i] for i, mask in enumerate(masks)
-    ]
-    out = sum(shifts).astype(x.dtype)
-    index = jnp.arange(1, length + 1)
-    end = jnp.max(jnp.where(segment_ids > 0, index, 0), 1)  # past the last valid token
+    same = jnp.stack([ids[:, i : i + length] == filled for i in range(taps)])
+    out = _sum_of_shifts(padded, weight, same & valid)
 
-    def last(row, ids, end):
-        window = jax.lax.dynamic_slice_in_dim(row, end, taps - 1)
-        inside = jax.lax.dynamic_slice_in_dim(ids, end, taps - 1) == ids[-1]
-        return jnp.where(inside[:, None], window, 0)
+    end = jnp.max(jnp.where(valid, jnp.arange(1, length + 1), 0), 1)  # past the last valid token
+    index = end[:, None] + jnp.arange(taps - 1)
+    inside = jnp.take_along_axis(ids, index, 1) == filled[:, -1:]
+    state = jnp.take_along_axis(padded, index[..., None], 1)
+    return out, jnp.where(inside[..., None], state, 0)
 
-    return out, jax.vmap(last)(padded, ids, end)
+
+@jax.custom_vjp
+def _sum_of_shifts(
+    padded: Float[Array, "B before_and_T D"],
+    weight: Float[Array, "taps D"],
+    masks: Bool[Array, "taps B T"] | None,
+) -> Float[Array, "B T D"]:
+    """sum_i masks[i] weight[i] padded[:, i : i + T], summed in float32.
+
+    With its own backward pass, seven times faster at D 3,072, T 4,096 than what autodiff makes of
+    it (212 ms of CPU time against 1,544) and no slower at the width of nano.
+    """
+    length = padded.shape[1] - weight.shape[0] + 1
+    dtype = jnp.promote_types(padded.dtype, jnp.float32)
+    shifts = (
+        padded[:, i : i + length].astype(dtype) * _share(masks, i, dtype) * weight[i]
+        for i in range(weight.shape[0])
+    )
+    return sum(shifts).astype(padded.dtype)
+
+
+def _forward(padded, weight, masks):
+    return _sum_of_shifts(padded, weight, masks), (padded, weight, masks)
+
+
+def _backward(residuals, grad):
+    padded, weight, masks = residuals
+    taps, length = weight.shape[0], grad.shape[1]
+    dtype = jnp.promote_types(padded.dtype, jnp.float32)
+    edge = (0, 0), (taps - 1, taps - 1)
+    wide = jnp.pad(grad, (*edge, (0, 0)))
+    if masks is not None:
+        masks = jnp.pad(masks, ((0, 0), *edge))
+    by_input, by_weight = 0, []
+    for i in range(taps):
+        # Output t took padded[t + i]: the gradient comes back shifted by i the other way.
+        here, start = slice(taps - 1, taps - 1 + length), taps - 1 - i
+        back = slice(start, start + padded.shape[1])
+        by_input += wide[:, back].astype(dtype) * _share(masks, i, dtype, back) * weight[i]
+        taken = padded[:, i : i + length].astype(dtype) * _share(masks, i, dtype, here)
+        by_weight.append(jnp.sum(taken * grad, (0, 1)))
+    return by_input.astype(padded.dtype), jnp.stack(by_weight).astype(weight.dtype), None
+
+
+_sum_of_shifts.defvjp(_forward, _backward)
+
+
+def _share(masks, i, dtype, part=slice(None)):
+    """One tap's mask as numbers: multiplied in, it is four times faster than a selection."""
+    return 1 if masks is None else masks[i][:, part, None].astype(dtype)

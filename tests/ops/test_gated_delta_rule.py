@@ -87,12 +87,12 @@ def random_segments(r, batch, length):
     return ids
 
 
-@pytest.mark.parametrize("length", [1, 15, 16, 17, 65, 127])
+@pytest.mark.parametrize("length", [1, 16, 17, 65])
 def test_any_length_equals_the_definition_in_values_and_gradients(length):
     assert_equals_definition(make(length))
 
 
-@pytest.mark.parametrize("chunk_size", [32, 64, 128])
+@pytest.mark.parametrize("chunk_size", [64, pytest.param(128, marks=pytest.mark.slow)])
 def test_any_chunk_size_equals_the_definition(chunk_size):
     r = np.random.default_rng(chunk_size)
     assert_equals_definition(make(149), random_segments(r, 2, 149), chunk_size=chunk_size)
@@ -124,9 +124,10 @@ def test_a_strong_decay_does_not_cost_the_tokens_after_it_their_digits():
     """Plain cumulative sums would be wrong by 1e-4 in the exponent here."""
 
     def late(r, x):
-        return np.where(np.arange(x.shape[1])[None, :, None] < 48, -20.0, -0.01)
+        return np.where(np.arange(x.shape[1])[None, :, None] % 64 < 48, -20.0, -0.01)
 
-    assert_equals_definition(make(128, log_decay=late), chunk_size=64, tolerance=2e-6)
+    inputs = make(149, log_decay=late)
+    assert_equals_definition(inputs, np.ones((2, 149)), chunk_size=64, tolerance=2e-6)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
@@ -186,18 +187,19 @@ def test_a_row_fed_in_pieces_or_token_by_token_equals_the_row_fed_whole():
     inputs = tuple(jnp.asarray(x, jnp.float32) for x in make(50))
     *tokens, state = inputs
     whole, last = gated_delta_rule(*tokens, initial_state=state, chunk_size=16)
-    for sizes in ([1, 49], [17, 16, 17], [3] * 16 + [2]):
+    rule = jax.jit(gated_delta_rule, static_argnames="chunk_size")
+    for sizes in ([20, 20, 10], [10] * 5):
         outs, carried, at = [], state, 0
         for size in sizes:
             piece = tuple(x[:, at : at + size] for x in tokens)
-            out, carried = gated_delta_rule(*piece, initial_state=carried, chunk_size=16)
+            out, carried = rule(*piece, initial_state=carried, chunk_size=16)
             outs.append(out)
             at += size
         np.testing.assert_allclose(np.concatenate(outs, 1), whole, atol=2e-6)
         np.testing.assert_allclose(carried, last, atol=2e-6)
-    outs, carried = [], state
+    outs, carried, step = [], state, jax.jit(gated_delta_step)
     for t in range(50):
-        out, carried = gated_delta_step(*(x[:, t] for x in tokens), carried)
+        out, carried = step(*(x[:, t] for x in tokens), carried)
         outs.append(out)
     np.testing.assert_allclose(np.stack(outs, 1), whole, atol=2e-6)
     np.testing.assert_allclose(carried, last, atol=2e-6)
@@ -205,7 +207,7 @@ def test_a_row_fed_in_pieces_or_token_by_token_equals_the_row_fed_whole():
 
 def test_packed_documents_equal_each_alone():
     *tokens, _ = (jnp.asarray(x, jnp.float32) for x in make(50, batch=1))
-    ids = np.repeat([[1, 2, 3]], [7, 30, 13], 1)
+    ids = np.repeat([[1, 2, 3]], [20, 10, 20], 1)
     packed, last = gated_delta_rule(*tokens, segment_ids=jnp.asarray(ids), chunk_size=16)
     for document in (1, 2, 3):
         part = np.flatnonzero(ids[0] == document)
