@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from omnijax.data.omniworld import language as lang
+from omnijax.data.omniworld.scenes import draw_answer, draw_scene, pick
 from omnijax.data.omniworld.splits import (
     COLOURS,
     MOTIONS,
@@ -91,18 +92,14 @@ def _until_it_belongs(split: str, draw: Callable[[], dict]) -> dict:
     raise RuntimeError(f"no example of split {split!r} in {_ATTEMPTS} draws")
 
 
-def _pick(rng, values):
-    return values[int(rng.integers(len(values)))]
-
-
 def _wording(rng, group: str, subject: int) -> dict:
     return {"group": group, "index": int(rng.integers(WORDINGS)), "subject": subject}
 
 
 def _speech(rng, text: str, language: str, split: str) -> dict:
-    voice = _pick(rng, UNSEEN_VOICES if split == "test_voice" else VOICES)
+    voice = pick(rng, UNSEEN_VOICES if split == "test_voice" else VOICES)
     return {"kind": "speech", "text": text, "language": language, "voice": voice.name,
-            "accent": _pick(rng, ACCENTS[language])}  # fmt: skip
+            "accent": pick(rng, ACCENTS[language])}  # fmt: skip
 
 
 def _user(*items) -> dict:
@@ -128,7 +125,7 @@ def _sentence(rng, language: str) -> tuple[str, dict]:
         needed |= {"shape", "colour"}
     if "shape2" in needed:
         needed |= {"colour2"}
-    slots = {name: _pick(rng, VALUES[name.rstrip("2")]) for name in sorted(needed)}
+    slots = {name: pick(rng, VALUES[name.rstrip("2")]) for name in sorted(needed)}
     if slots.get("sound2") == slots.get("sound") and "sound2" in slots:
         slots["sound2"] = SOUNDS[(SOUNDS.index(slots["sound"]) + 1) % len(SOUNDS)]
     text = lang.sentence(language, template, slots)
@@ -170,7 +167,7 @@ def _transcribe(rng, split: str) -> dict:
         speech = _speech(rng, text, language, split)
         return {
             "messages": [
-                _user({"type": "audio", "audio": 0}, _text(_pick(rng, TRANSCRIBE_PROMPTS))),
+                _user({"type": "audio", "audio": 0}, _text(pick(rng, TRANSCRIBE_PROMPTS))),
                 _assistant(text),
             ],
             "media": [speech],
@@ -187,7 +184,7 @@ def _say(rng, split: str) -> dict:
         text, meta = _sentence(rng, language)
         speech = _speech(rng, text, language, split) | {"sample_rate": 24_000, "hiss": False}
         voice = next(v for v in VOICES if v.name == speech["voice"])
-        prompt = _pick(rng, SAY_PROMPTS).format(voice=voice.description, text=text)
+        prompt = pick(rng, SAY_PROMPTS).format(voice=voice.description, text=text)
         return {
             "messages": [_user(_text(prompt)), _assistant(text)],
             "media": [speech],
@@ -200,67 +197,17 @@ def _say(rng, split: str) -> dict:
 # pictures -------------------------------------------------------------------------------------
 
 
-def _scene(rng, kind: str, answer: tuple, size: int) -> tuple[list[dict], dict, int] | None:
-    """Objects, the slots of the question, and how many of the first objects it asks about."""
-    shape, colour, place = (_pick(rng, v) for v in (SHAPES, COLOURS, PLACES))
-    count = 1
-    match kind:
-        case "colour_of":
-            (colour,) = answer
-        case "shape_of":
-            (shape,) = answer
-        case "place_of_shape" | "place_of_colour":
-            (place,) = answer
-        case "what_at":
-            colour, shape = answer
-        case "how_many":
-            (count,) = answer
-    places = [place, *(str(p) for p in rng.permutation([p for p in PLACES if p != place]))]
-    objects = [{"shape": shape, "colour": colour, "place": place}]
-    if kind == "how_many":
-        objects += [
-            {"shape": shape, "colour": _pick(rng, COLOURS), "place": places[1 + i]}
-            for i in range(count - 1)
-        ]
-    for _ in range(size - len(objects)):
-        other = {"shape": _pick(rng, SHAPES), "colour": _pick(rng, COLOURS)}
-        if kind in ("colour_of", "place_of_shape", "how_many") and other["shape"] == shape:
-            return None
-        if kind in ("shape_of", "place_of_colour") and other["colour"] == colour:
-            return None
-        objects.append(other | {"place": places[len(objects)]})
-    return objects, {"shape": shape, "colour": colour, "place": place}, count
-
-
-def _answer(rng, kind: str) -> tuple[tuple, str]:
-    match kind:
-        case "colour_of":
-            colour = _pick(rng, COLOURS)
-            return (colour,), colour
-        case "shape_of":
-            shape = _pick(rng, SHAPES)
-            return (shape,), shape
-        case "place_of_shape" | "place_of_colour":
-            place = _pick(rng, PLACES)
-            return (place,), place
-        case "what_at":
-            colour, shape = _pick(rng, COLOURS), _pick(rng, SHAPES)
-            return (colour, shape), f"{colour} {shape}"
-    count = int(rng.integers(1, 4))
-    return (count,), lang.NUMBERS[count - 1]
-
-
 def _picture_question(rng, split: str, form: str) -> dict:
     kinds = [kind for kind in QUESTIONS if kind != "sound_time"]
-    kind = _pick(rng, kinds)
-    answer, answer_text = _answer(rng, kind)
+    kind = pick(rng, kinds)
+    answer, answer_text = draw_answer(rng, kind)
     size = int(rng.integers(1, 4))
 
     def draw():
         nonlocal answer, answer_text
         if kind == "what_at":  # both of its words are asked, so some answers live in one split only
-            answer, answer_text = _answer(rng, kind)
-        scene = _scene(rng, kind, answer, size)
+            answer, answer_text = draw_answer(rng, kind)
+        scene = draw_scene(rng, kind, answer, size)
         if scene is None:
             return None
         objects, slots, asked = scene
@@ -373,7 +320,7 @@ def _caption(rng, split: str) -> dict:
         acting = sorted({event["object"] for event in meta["events"]})
         answer = "\n".join(events)
         meta |= {"asked": {"objects": acting, "events": list(range(len(events)))}, "answer": answer}
-        prompt = _pick(rng, CAPTION_PROMPTS)
+        prompt = pick(rng, CAPTION_PROMPTS)
         return {
             "messages": [_user({"type": "video", "video": 0}, _text(prompt)), _assistant(answer)],
             "media": [clip],
@@ -387,12 +334,12 @@ def _caption(rng, split: str) -> dict:
 
 
 def _tool_call(rng, split: str) -> dict:
-    name = _pick(rng, list(TOOLS))
+    name = pick(rng, list(TOOLS))
     spoken = rng.random() < 0.7
     _, parameters, requests, closing = TOOLS[name]
 
     def draw():
-        slots = {key: _pick(rng, VALUES[key]) for key in parameters}
+        slots = {key: pick(rng, VALUES[key]) for key in parameters}
         subject = parameters[0]
         wording = _wording(rng, f"tool {name}", VALUES[subject].index(slots[subject]))
         request = lang.fluent(requests[wording["index"]].format(**slots))
