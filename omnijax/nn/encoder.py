@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from omnijax.errors import UserError
+from omnijax.nn.config import DTYPES
 from omnijax.ops import apply_rotary, attention, windowed_attention
 from omnijax.sharding import shard
 from omnijax.typing import Array, Float, Int
@@ -18,6 +20,21 @@ ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
 }
+
+
+def check(ok: bool, message: str) -> None:
+    """Raises UserError with the message, which names the field, its value and the limit."""
+    if not ok:
+        raise UserError(message)
+
+
+def check_dtypes(config) -> None:
+    for field in ("dtype", "param_dtype"):
+        value = getattr(config, field)
+        check(
+            value in DTYPES,
+            f"{type(config).__name__}.{field} is {value!r}, it must be one of {DTYPES}",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,7 @@
 import dataclasses
 import math
 
-from omnijax.errors import UserError
-from omnijax.nn.encoder import EncoderConfig
-
-
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise UserError(message)
+from omnijax.nn.encoder import EncoderConfig, check, check_dtypes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,24 +33,29 @@ class AuTConfig:
     def __post_init__(self):
         for field in ("mel_bins", "chunk_frames", "width", "layers", "heads", "ffn", "out_width"):
             value = getattr(self, field)
-            _check(value >= 1, f"AuTConfig.{field} is {value}, it must be at least 1")
-        _check(
+            check(value >= 1, f"AuTConfig.{field} is {value}, it must be at least 1")
+        check(
             self.downsample >= 2 and self.downsample & (self.downsample - 1) == 0,
             f"AuTConfig.downsample is {self.downsample}, it must be a power of two from 2 on",
         )
-        _check(
+        check(
             len(self.conv_channels) == self.convs,
             f"AuTConfig.conv_channels has {len(self.conv_channels)} entries, "
             f"downsample {self.downsample} needs {self.convs}",
         )
-        _check(
+        check(
+            min(self.conv_channels) >= 1,
+            f"AuTConfig.conv_channels is {self.conv_channels}, each must be at least 1",
+        )
+        check(
             self.width % self.heads == 0,
             f"AuTConfig.width {self.width} is not a multiple of heads {self.heads}",
         )
-        _check(
+        check(
             self.width % 2 == 0 and self.width > 2,
             f"AuTConfig.width is {self.width}, sinusoidal positions need an even width above 2",
         )
+        check_dtypes(self)
 
     @property
     def convs(self) -> int:
@@ -104,18 +103,19 @@ class AuTDecoderConfig:
     def __post_init__(self):
         for field in ("vocab_size", "feature_width", "width", "layers", "heads", "ffn"):
             value = getattr(self, field)
-            _check(value >= 1, f"AuTDecoderConfig.{field} is {value}, it must be at least 1")
-        _check(
+            check(value >= 1, f"AuTDecoderConfig.{field} is {value}, it must be at least 1")
+        check(
             self.width % self.heads == 0,
             f"AuTDecoderConfig.width {self.width} is not a multiple of heads {self.heads}",
         )
         for field in ("width", "feature_width"):
             value = getattr(self, field)
-            _check(
+            check(
                 value % 2 == 0 and value > 2,
                 f"AuTDecoderConfig.{field} is {value}, sinusoidal positions need an even width "
                 "above 2",
             )
+        check_dtypes(self)
 
 
 def qwen3_omni_8x() -> AuTConfig:

@@ -2,13 +2,7 @@
 
 import dataclasses
 
-from omnijax.errors import UserError
-from omnijax.nn.encoder import EncoderConfig
-
-
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise UserError(message)
+from omnijax.nn.encoder import EncoderConfig, check, check_dtypes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,17 +41,18 @@ class VisionConfig:
             "out_width",
         ):
             value = getattr(self, field)
-            _check(value >= 1, f"VisionConfig.{field} is {value}, it must be at least 1")
-        _check(
+            check(value >= 1, f"VisionConfig.{field} is {value}, it must be at least 1")
+        check(
             self.width % (4 * self.heads) == 0,
             f"VisionConfig.width is {self.width}, 2-D rotary positions need a multiple of "
             f"4 * heads = {4 * self.heads}",
         )
         for layer in self.deepstack_layers:
-            _check(
+            check(
                 0 <= layer < self.layers,
                 f"VisionConfig.deepstack_layers has {layer}, layers are 0 to {self.layers - 1}",
             )
+        check_dtypes(self)
 
     @property
     def patch_dim(self) -> int:
