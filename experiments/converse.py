@@ -5,7 +5,8 @@
     python experiments/converse.py --interactive
 
 In an interactive conversation a line is a turn; /image FILE, /audio FILE and /video FILE add to the
-turn that the next line (or an empty one) sends, /drop takes it back, /quit ends.
+turn that the next line (or an empty one) sends, /result TEXT answers a tool call, /drop takes back
+what is not sent yet, /quit ends.
 """
 
 import json
@@ -45,7 +46,19 @@ def read_tools(path: str | None) -> list:
         raise UserError(f"cannot read tools from {path}: {error}") from None
     if not isinstance(tools, list):
         raise UserError(f"{path} must hold a list of tools, it holds {type(tools).__name__}")
+    from omnijax.text.tools import render_definitions
+
+    render_definitions(tools, "")  # says which of them has no name
     return tools
+
+
+def read_media() -> dict:
+    """What the flags give, read and checked before a model is loaded."""
+    from omnijax.media import load_audio, load_image, load_video
+
+    flag_of = {"image": IMAGE, "video": VIDEO, "audio": AUDIO}
+    load = {"image": load_image, "video": load_video, "audio": load_audio}
+    return {kind: load[kind](flag.value) for kind, flag in flag_of.items() if flag.value}
 
 
 def answer(session) -> None:
@@ -80,35 +93,41 @@ def interact(session) -> None:
                 return
             if command == "/drop":
                 session.drop()
-                continue
-            if command in ("/image", "/audio", "/video"):
+            elif command in ("/image", "/audio", "/video"):
                 session.push(**{command[1:]: value.strip()})
-                continue
-            if line:
-                session.push(text=line)
-            answer(session)
+            elif command == "/result":
+                session.push(tool_result=value)
+            elif command.startswith("/"):
+                raise UserError(f"{command} is no command: image, audio, video, result, drop, quit")
+            else:
+                if line:
+                    session.push(text=line)
+                answer(session)
         except UserError as error:  # A slip must not end the conversation.
             print(f"error: {error}", file=sys.stderr)
+            if session.unread:
+                print("  (not sent yet; /drop takes it back)", file=sys.stderr)
 
 
 def main() -> int:
-    given = {"image": IMAGE.value, "video": VIDEO.value, "audio": AUDIO.value, "text": TEXT.value}
-    given = {name: value for name, value in given.items() if value is not None}
-    if not given and not INTERACTIVE.value:
+    media = (IMAGE.value, AUDIO.value, VIDEO.value)
+    if not any((*media, TEXT.value, INTERACTIVE.value)):
         raise UserError("give --image, --audio, --video, --text or --interactive")
     tools = read_tools(TOOLS.value)
-    compilation_cache()
-    from experiments._model import load
+    given = read_media() | ({"text": TEXT.value} if TEXT.value else {})
     from omnijax.generate.sampling import SamplingConfig
-    from omnijax.generate.session import Session
 
-    loaded = load(WEIGHTS.value)
     sampling = SamplingConfig(
         temperature=TEMPERATURE.value,
         top_k=TOP_K.value,
         top_p=TOP_P.value,
         repetition_penalty=PENALTY.value,
     )
+    compilation_cache()
+    from experiments._model import load
+    from omnijax.generate.session import Session
+
+    loaded = load(WEIGHTS.value)
     session = Session(
         loaded.generator(sampling, MAX_LEN.value),
         loaded.tokenizer,

@@ -6,9 +6,11 @@ Every example shows combinations that training never saw. What the model is aske
 and what is true is printed as it goes; the page adds pictures, frames, sounds and spectrograms.
 """
 
+import itertools
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,17 +37,16 @@ SCENES = (
 )
 
 
-def held_out(task: str, number: int, *, keep=lambda plan: True) -> dict:
-    """The ``number``-th test example of a task, made on the fly: no corpus is built."""
+def held_out(task: str) -> Iterator[dict]:
+    """The test examples of a task, made on the fly: no corpus is built."""
     from omnijax.data import omniworld
 
-    index = 0
-    while True:
-        if omniworld.task_of(index, "test") == task and keep(omniworld.plan(index, "test")):
-            if number == 0:
-                return omniworld.example(index, "test")
-            number -= 1
-        index += 1
+    for index in itertools.count():
+        if omniworld.task_of(index, "test") != task:
+            continue
+        if task == "tool_call" and not omniworld.plan(index, "test")["meta"]["spoken"]:
+            continue
+        yield omniworld.example(index, "test")
 
 
 def question_of(chat: dict) -> list[dict]:
@@ -128,7 +129,7 @@ def scores(loaded) -> str:
     print(f"\nScores on {EXAMPLES.value} held-out examples of each task:")
     rows = []
     for task in dict.fromkeys(task for _, task, _ in SCENES):
-        examples = [held_out(task, number) for number in range(EXAMPLES.value)]
+        examples = list(itertools.islice(held_out(task), EXAMPLES.value))
         answers = answer(
             loaded.generator(max_len=768),
             loaded.tokenizer,
@@ -154,7 +155,10 @@ def main() -> int:
         f"omnijax nano: {count / 1e6:.1f} M parameters, loaded in {time.monotonic() - began:.1f} s"
     )
     print("Compiling for this machine: the first answer takes longest.")
-    sections = [converse(loaded, title, held_out(task, number)) for title, task, number in SCENES]
+    sections = []
+    for title, task, number in SCENES:
+        example = next(itertools.islice(held_out(task), number, None))
+        sections.append(converse(loaded, title, example))
     sections.append(scores(loaded))
     intro = page.note(
         "A small model, trained from scratch on OmniWorld by this repository's own recipe, answers "

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from absl import flags  # noqa: E402
 
 from experiments._main import compilation_cache, launch  # noqa: E402
+from omnijax.errors import UserError  # noqa: E402
 
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, a folder of weights, or a training run.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where OmniWorld lies or is built.")
@@ -26,6 +27,12 @@ OUT = flags.DEFINE_string("out", None, "Write the table here too, as JSON.")
 
 
 def main() -> int:
+    if OUT.value:  # Not found out after an hour.
+        try:
+            Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
+            Path(OUT.value).open("a").close()
+        except OSError as error:
+            raise UserError(f"cannot write {OUT.value}: {error.strerror}") from None
     compilation_cache()
     from rich.console import Console
     from rich.table import Table
@@ -50,7 +57,6 @@ def main() -> int:
         table.add_row(*row.cells())
     Console(width=120).print(table)
     if OUT.value:
-        Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
         Path(OUT.value).write_text(json.dumps([row._asdict() for row in rows], indent=2) + "\n")
     return 0
 

@@ -6,6 +6,7 @@ Builds OmniWorld, then runs the stages aut, lm, s1_adapters, s1 and s2 of config
 the weights to runs/nano/weights and scores them on the held-out splits.
 """
 
+import signal
 import subprocess
 import sys
 import time
@@ -24,10 +25,20 @@ HERE = Path(__file__).resolve().parent
 
 
 def run(script: str, *arguments: str) -> None:
-    """Each part in a process of its own, so that it leaves no memory behind."""
-    code = subprocess.call([sys.executable, str(HERE / script), *arguments])
+    """Each part in a process of its own, so that it leaves no memory behind.
+
+    A signal that stops this process stops the part, which saves a checkpoint first.
+    """
+    part = subprocess.Popen([sys.executable, str(HERE / script), *arguments])
+    signal.signal(signal.SIGTERM, lambda *_: part.terminate())
+    while True:
+        try:
+            code = part.wait()
+            break
+        except KeyboardInterrupt:  # The terminal has told the part as well.
+            continue
     if code:
-        sys.exit(code)
+        sys.exit(code if code > 0 else 128 - code)
 
 
 def main() -> int:

@@ -1,0 +1,66 @@
+import json
+
+import pytest
+
+from omnijax.data import omniworld
+from omnijax.eval import score_table
+from omnijax.eval.score_table import LINES, Row
+
+
+def test_a_row_says_whether_its_aim_is_met():
+    row = Row("transcribe", "WER", 0.04, 0.05, True, 0.97, {"audio": (0.96, 0.97)}, 50)
+    assert row.cells() == (
+        "transcribe", "WER", "0.040", "0.05", "yes", "0.970", "audio 0.960", "50",
+    )  # fmt: skip
+    assert row._replace(met=False).cells()[4] == "no"
+    bare = row._replace(aim=None, met=None, noise={}).cells()
+    assert bare[3:5] == ("", "") and bare[6] == ""
+
+
+def test_every_aim_of_the_issue_has_a_line_and_every_task_that_answers_in_text_too():
+    assert {line.task for line in LINES} == set(omniworld.MIXTURE) - {"say"}
+    assert [line.aim for line in LINES] == [0.05, 0.15, 0.95, 0.90, 0.3, 0.8, 0.95, None]
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """Held-out plans without media, answered by whoever stands in ``world.answers``."""
+
+    class World:
+        answers = staticmethod(lambda examples: [""] * len(examples))
+
+    def load(split, data_dir, tasks):
+        plans = [omniworld.plan(i, split) for i in range(150)]
+        return [{**p, "chat": {"plan": p}} for p in plans if p["task"] in tasks]
+
+    def answer(generator, tokenizer, processor, chats, *, max_new_tokens):
+        return World.answers([chat["plan"] for chat in chats])
+
+    def with_noise(chat, modality, rng):
+        return {"plan": {**chat["plan"], "meta": {"answer": f"no {modality}"}}}
+
+    monkeypatch.setattr(score_table.omniworld, "load", load)
+    monkeypatch.setattr(score_table, "answer", answer)
+    monkeypatch.setattr(score_table, "with_noise", with_noise)
+    lines = [line for line in LINES if line.task in ("picture_question_spoken", "transcribe")]
+    monkeypatch.setattr(score_table, "LINES", lines)
+    return World
+
+
+def test_true_answers_meet_every_aim_and_noise_is_scored_beside_its_chance(world):
+    world.answers = staticmethod(lambda plans: [plan["meta"]["answer"] for plan in plans])
+    rows = score_table.evaluate(None, None, None, limit=3, noise_limit=2)
+    assert [row.met for row in rows] == [True] * 3
+    assert [row.score for row in rows] == [0.0, 0.0, 1.0]
+    assert [row.count for row in rows] == [3] * 3
+    assert set(rows[2].noise) == {"image", "audio"}
+    assert rows[2].noise["image"] == (0.0, rows[2].chance)
+    json.dumps([row._asdict() for row in rows])
+
+
+def test_wrong_answers_miss_every_aim(world):
+    told = []
+    rows = score_table.evaluate(None, None, None, limit=2, noise=False, progress=told.append)
+    assert [row.met for row in rows] == [False] * 3
+    assert told == [" | ".join(row.cells()) for row in rows]
+    assert not any(row.noise for row in rows)

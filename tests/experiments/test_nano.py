@@ -1,0 +1,45 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+PARENT = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from experiments import nano
+nano.HERE = Path(sys.argv[1])
+nano.run("part.py", "--name=value")
+print("went on")
+"""
+SAVES_WHEN_STOPPED = """
+import signal, sys, time
+def stop(*_):
+    time.sleep(0.3)
+    print("saved", flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+print("ready", sys.argv[1:], flush=True)
+time.sleep(600)
+"""
+
+
+def start(folder: Path, part: str) -> subprocess.Popen:
+    (folder / "part.py").write_text(part)
+    command = [sys.executable, "-c", PARENT, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_stop_signal_reaches_the_part_that_runs_and_waits_for_its_checkpoint(tmp_path):
+    process = start(tmp_path, SAVES_WHEN_STOPPED)
+    assert process.stdout.readline() == "ready ['--name=value']\n"
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=300)
+    assert rest == "saved\n" and process.returncode == 143
+
+
+def test_a_part_that_fails_ends_the_whole_with_its_status(tmp_path):
+    process = start(tmp_path, "import sys; sys.exit(2)")
+    assert process.communicate(timeout=300)[0] == "" and process.returncode == 2
