@@ -81,6 +81,16 @@ def test_a_row_ends_with_its_first_stop_id_and_the_others_go_on(model):
         assert tokens == row[:end]
 
 
+def test_a_row_that_has_read_nothing_stays_empty_and_keeps_nobody_waiting(model):
+    inputs = ragged(model[2], [9, 0, 5])
+    heard = []
+    free = generator(model)(ragged(model[2], [9, 2, 5]), 12)
+    stops = (free[0][1], free[2][1])
+    rows = generator(model, stop_ids=stops)(inputs, 12, on_tokens=heard.append)
+    assert rows[1] == [] and rows[0] and rows[2]
+    assert len(heard) == 1  # Both others stop within the first block of three.
+
+
 def test_a_conversation_goes_on_from_its_state(model):
     prompt = model[2][:1]
     text = generator(model)
