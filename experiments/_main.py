@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import flags, logging
+from absl import app, flags, logging
 
 from omnijax.errors import UserError
 
@@ -41,6 +41,8 @@ def launch(main: Callable[[], int | None], argv: list[str] | None = None) -> Non
     """Runs an experiment; never returns."""
     argv = sys.argv if argv is None else argv
     logging.set_verbosity(logging.WARNING)
+    if {"--help", "-h", "--helpfull"} & {*argv[1:]}:
+        app.usage(shorthelp="--helpfull" not in argv, writeto_stdout=True, exitcode=0)
     try:
         _check_config_file(argv)
         rest = flags.FLAGS(argv)
