@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from omnijax.errors import UserError
-from omnijax.sharding import flatten, make_mesh, partition_spec
+from omnijax.sharding import flatten, make_mesh, partition_spec, unflatten
 from omnijax.train.checkpoint import Checkpointer, abstract
 from omnijax.train.metrics import MetricWriter, Report
 from omnijax.train.stages import RunConfig, Stage
@@ -22,11 +22,11 @@ from omnijax.train.state import (
     Params,
     TrainState,
     eval_params,
+    init_params,
     init_state,
     make_eval_step,
     make_optimizer,
     make_train_step,
-    split_params,
     state_shardings,
 )
 
@@ -141,12 +141,15 @@ def fit(
     with jax.set_mesh(mesh), _Stop() as stop:
         optimizer = make_optimizer(stage.optimizer, stage.steps)
 
-        def fresh() -> TrainState:
+        def around(params: Params) -> TrainState:
             ema = stage.optimizer.ema > 0
-            return init_state(objective, stage.trains, optimizer, seed=stage.seed, ema=ema)
+            return init_state(params, stage.trains, optimizer, seed=stage.seed, ema=ema)
 
-        shapes = jax.eval_shape(fresh)
-        where = state_shardings(shapes, optimizer, mesh)
+        def fresh() -> Params:
+            return init_params(objective, stage.seed)
+
+        shapes = jax.eval_shape(lambda: around(fresh()))
+        where = state_shardings(shapes, mesh)
         checkpoints = Checkpointer(workdir / "checkpoints", config, keep=run.keep, compare=compare)
         restored = checkpoints.restore(abstract(shapes, where))
         if restored is not None:
@@ -154,10 +157,8 @@ def fit(
             if data_state is not None:
                 data.set_state(data_state)
         else:
-            state = jax.jit(fresh, out_shardings=where)()
-            given = start() if start else None
-            if given:
-                state = _start_from(state, given, where, stage)
+            params = _first_params(stage, fresh, shapes.params, where.params, start)
+            state = jax.jit(around, out_shardings=where)(params)
         (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         step = int(state.step)
         writer = MetricWriter(workdir, resume_step=step)
@@ -173,26 +174,27 @@ def fit(
             checkpoints.close()
 
 
-def _start_from(state: TrainState, start: Params, where: TrainState, stage: Stage) -> TrainState:
-    """The fresh state with parameters of an earlier stage in it."""
-    from omnijax.sharding import unflatten
-
-    flat, places, given = flatten(state.params), flatten(where.params), flatten(start)
+def _first_params(
+    stage: Stage,
+    fresh: Callable[[], Params],
+    shapes: Params,
+    where: Params,
+    start: Callable[[], Params | None] | None,
+) -> Params:
+    """Those of earlier stages; random ones (slow to compile) only where they leave some out."""
+    given = flatten((start() if start else None) or {})
+    needed, places = flatten(shapes), flatten(where)
+    given = {path: leaf for path, leaf in given.items() if path in needed}
     for path, leaf in given.items():
-        if path not in flat:
-            continue
-        if leaf.shape != flat[path].shape:
+        if leaf.shape != needed[path].shape:
             raise UserError(
                 f"parameter {path} has shape {leaf.shape} where {stage.name} starts from, "
-                f"{flat[path].shape} in this config"
+                f"{needed[path].shape} in this config"
             )
-        flat[path] = jax.device_put(leaf.astype(flat[path].dtype), places[path])
-    params = unflatten(flat)
-    ema = state.ema
-    if ema is not None:
-        trained, _ = split_params(params, stage.trains)
-        ema = jax.tree.map(lambda x: x.copy(), trained)
-    return state._replace(params=params, ema=ema)
+    flat = {} if set(given) == set(needed) else flatten(jax.jit(fresh, out_shardings=where)())
+    for path, leaf in given.items():
+        flat[path] = jax.device_put(leaf.astype(needed[path].dtype), places[path])
+    return unflatten(flat)
 
 
 def _run(

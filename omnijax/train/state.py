@@ -112,29 +112,30 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def init_state(
-    objective: Objective,
+    params: Params,
     trains: Sequence[str],
     optimizer: optax.GradientTransformation,
     *,
     seed: int,
     ema: bool = False,
 ) -> TrainState:
-    """A fresh state; call under `jax.jit` (see `make_state`)."""
-    key = jax.random.key(seed)
-    params = objective.init(jax.random.fold_in(key, 0))
+    """A fresh state around parameters."""
     trained, _ = split_params(params, trains)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(trained),
         ema=jax.tree.map(jnp.copy, trained) if ema else None,
-        rng=jax.random.key_data(jax.random.fold_in(key, 1)),
+        rng=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
     )
 
 
-def state_shardings(
-    shapes: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def init_params(objective: Objective, seed: int) -> Params:
+    """An objective's parameters at random."""
+    return objective.init(jax.random.fold_in(jax.random.key(seed), 0))
+
+
+def state_shardings(shapes: TrainState, mesh: Mesh) -> TrainState:
     """Where each leaf lies; moments and averages lie with their parameters."""
     params = param_shardings(shapes.params, mesh)
     flat = flatten(params)

@@ -13,6 +13,7 @@ from omnijax.sharding import flatten
 from omnijax.train.stages import OptimizerConfig
 from omnijax.train.state import (
     Objective,
+    init_params,
     init_state,
     learning_rate,
     loss_and_gradients,
@@ -30,7 +31,8 @@ import toy_run  # noqa: E402
 def trained(stage, steps=3, objective=toy_run.OBJECTIVE):
     config = stage.optimizer
     optimizer = make_optimizer(config, stage.steps)
-    state = init_state(objective, stage.trains, optimizer, seed=0, ema=config.ema > 0)
+    params = init_params(objective, 0)
+    state = init_state(params, stage.trains, optimizer, seed=0, ema=config.ema > 0)
     first = jax.tree.map(np.asarray, state)
     step = make_train_step(
         objective, stage.trains, optimizer, config, steps=stage.steps, accumulate=stage.accumulate
