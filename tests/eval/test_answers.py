@@ -5,6 +5,7 @@ import pytest
 
 from omnijax.errors import UserError
 from omnijax.eval.answers import answer, prompt, with_noise
+from omnijax.generate.text import TextGenerator
 from omnijax.media import Audio, ProcessorConfig, Video
 from omnijax.text import nano_tokenizer
 
@@ -74,7 +75,7 @@ def test_a_modality_that_there_is_not_is_refused():
         with_noise(CHAT, "smell", np.random.default_rng(0))
 
 
-class Parrot:
+class Parrot(TextGenerator):
     """Stands for a generator: says the number that it reads in each row's question."""
 
     stop_ids = (TOKENIZER.special("im_end"),)
@@ -82,7 +83,7 @@ class Parrot:
     def __init__(self):
         self.batches = []
 
-    def __call__(self, inputs, max_new_tokens):
+    def __call__(self, inputs, max_new_tokens=0, *, seed=0, on_tokens=None):
         texts = [TOKENIZER.decode(row[row > 0]) for row in inputs.tokens]
         assert not any("secret" in text for text in texts)
         self.batches.append(len(texts))

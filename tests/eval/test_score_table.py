@@ -5,6 +5,12 @@ import pytest
 from omnijax.data import omniworld
 from omnijax.eval import score_table
 from omnijax.eval.score_table import LINES, Row
+from omnijax.generate.text import TextGenerator
+from omnijax.media import nano_processor
+from omnijax.text import nano_tokenizer
+
+# The world below answers in the model's place.
+MODEL = (object.__new__(TextGenerator), nano_tokenizer(), nano_processor())
 
 
 def test_a_row_says_whether_its_aim_is_met():
@@ -49,7 +55,7 @@ def world(monkeypatch):
 
 def test_true_answers_meet_every_aim_and_noise_is_scored_beside_its_chance(world):
     world.answers = staticmethod(lambda plans: [plan["meta"]["answer"] for plan in plans])
-    rows = score_table.evaluate(None, None, None, limit=3, noise_limit=2)
+    rows = score_table.evaluate(*MODEL, limit=3, noise_limit=2)
     assert [row.met for row in rows] == [True] * 3
     assert [row.score for row in rows] == [0.0, 0.0, 1.0]
     assert [row.count for row in rows] == [3] * 3
@@ -60,7 +66,7 @@ def test_true_answers_meet_every_aim_and_noise_is_scored_beside_its_chance(world
 
 def test_wrong_answers_miss_every_aim(world):
     told = []
-    rows = score_table.evaluate(None, None, None, limit=2, noise=False, progress=told.append)
+    rows = score_table.evaluate(*MODEL, limit=2, noise=False, progress=told.append)
     assert [row.met for row in rows] == [False] * 3
     assert told == [" | ".join(row.cells()) for row in rows]
     assert not any(row.noise for row in rows)
