@@ -1,5 +1,7 @@
 """The experts of a mixture: each token through its chosen ones, and the weighted sum."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +16,7 @@ from omnijax.ops.grouped_matmul import (
 from omnijax.typing import Array, Float, Int
 
 
+@functools.partial(jax.jit, static_argnames="implementation")
 def expert_ffn(
     x: Float[Array, "T D"],
     gate: Float[Array, "E D F"],

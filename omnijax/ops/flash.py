@@ -29,6 +29,7 @@ class Sight(NamedTuple):
         return seen
 
 
+@functools.partial(jax.jit, static_argnames=("causal", "window", "tile"))
 def flash(q, k, v, sight: Sight, *, causal: bool, window: int | None, tile: int):
     """softmax(q k^T) v in float32: q [B, K, G, T, H], scaled; k [B, K, S, H]; v [B, K, S, Hv]."""
     length, keys = q.shape[3], k.shape[2]

@@ -12,6 +12,7 @@ from omnijax.typing import Array, Float, Int
 IMPLEMENTATIONS = ("dense", "blocks", "ragged", "tokamax")
 
 
+@functools.partial(jax.jit, static_argnames="implementation")
 def grouped_matmul(
     x: Float[Array, "rows D"],
     w: Float[Array, "E D F"],

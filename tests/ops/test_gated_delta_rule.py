@@ -274,3 +274,11 @@ def test_bad_arguments_are_named(change, message):
     }
     with pytest.raises(UserError, match=message):
         inspect.unwrap(gated_delta_rule)(**inputs)
+
+
+def test_float64_inputs_are_worked_on_in_float64():
+    inputs = make(65)
+    ids = random_segments(np.random.default_rng(3), 2, 65)
+    ours = run(inputs, ids, dtype=jnp.float64)
+    truth = run(inputs, ids, "naive", dtype=jnp.float64)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, truth)
