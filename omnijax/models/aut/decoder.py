@@ -7,14 +7,8 @@ from flax import linen as nn
 from omnijax.models.aut.config import AuTDecoderConfig
 from omnijax.models.aut.encoder import sinusoids
 from omnijax.nn.encoder import ACTIVATIONS
+from omnijax.ops import attention
 from omnijax.typing import Array, Bool, Float, Int
-
-
-def _attend(q, k, v, allowed):
-    scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(allowed[:, None], scores * q.shape[-1] ** -0.5, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1) * allowed[:, None]
-    return jnp.einsum("bnts,bsnh->btnh", weights.astype(v.dtype), v)
 
 
 class DecoderBlock(nn.Module):
@@ -34,14 +28,20 @@ class DecoderBlock(nn.Module):
         with jax.named_scope("self_attention"):
             h = nn.LayerNorm(**norm, name="self_norm")(x)
             qkv = nn.DenseGeneral((3, *heads), **types, name="self_qkv")(h)
-            causal = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool))
-            h = _attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], causal)
+            h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], causal=True)
             x = x + nn.DenseGeneral(config.width, axis=(-2, -1), **types, name="self_out")(h)
         with jax.named_scope("cross_attention"):
             h = nn.LayerNorm(**norm, name="cross_norm")(x)
             q = nn.DenseGeneral(heads, **types, name="cross_q")(h)
             kv = nn.DenseGeneral((2, *heads), **types, name="cross_kv")(memory)
-            h = _attend(q, kv[:, :, 0], kv[:, :, 1], valid[:, None, :])
+            h = attention(
+                q,
+                kv[:, :, 0],
+                kv[:, :, 1],
+                causal=False,
+                q_segments=jnp.ones(x.shape[:2], jnp.int32),
+                kv_segments=valid.astype(jnp.int32),
+            )
             x = x + nn.DenseGeneral(config.width, axis=(-2, -1), **types, name="cross_out")(h)
         with jax.named_scope("ffn"):
             h = nn.LayerNorm(**norm, name="ffn_norm")(x)
