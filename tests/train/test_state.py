@@ -45,7 +45,8 @@ def trained(stage, steps=3, objective=toy_run.OBJECTIVE):
 
 def test_gradients_of_microbatches_add_up_to_those_of_the_batch():
     objective = Objective(toy_run.init, toy_run.quiet_loss)
-    params, batch = toy_run.init(jax.random.key(0)), next(toy_run.Data())
+    params = toy_run.init(jax.random.key(0))
+    batch = jax.tree.map(jnp.asarray, next(toy_run.Data()))
     whole = loss_and_gradients(objective, params, {}, batch, None)
     parts = loss_and_gradients(objective, params, {}, batch, None, accumulate=4)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
