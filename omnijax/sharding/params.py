@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from omnijax.sharding.rules import LOGICAL_AXES, LogicalAxes, partition_spec
 
@@ -86,7 +86,7 @@ def param_axes(path: str) -> Axes | None:
 
 
 def param_shardings(
-    shapes: Mapping[str, Any], mesh: Mesh, logical: LogicalAxes = LOGICAL_AXES
+    shapes: Mapping[str, Any], mesh: Mesh | AbstractMesh, logical: LogicalAxes = LOGICAL_AXES
 ) -> dict[str, Any]:
     """A NamedSharding for every leaf of `jax.eval_shape(model.init, ...)["params"]`."""
 
