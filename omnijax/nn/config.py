@@ -22,7 +22,7 @@ class DecoderConfig:
 
     width: int
     layers: int
-    pattern: tuple[str, ...] = ("gdn", "gdn", "gdn", "full")
+    pattern: tuple[str, ...] | str = ("gdn", "gdn", "gdn", "full")
 
     heads: int  # of full attention
     kv_heads: int
