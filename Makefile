@@ -13,7 +13,7 @@ PIP    := -m pip install --disable-pip-version-check --constraint .ci/constraint
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test test-slow lint parity nano bench clean
+.PHONY: demo test test-slow lint parity nano clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"omnijax needs Python 3.11 or newer, {sys.executable} is {v.major}.{v.minor}: run make PYTHON=/path/to/python3.11")'
@@ -48,9 +48,6 @@ parity: $(PARITY)/.ready
 
 nano: $(VENV)/.ready
 	$(BIN)/python experiments/nano.py
-
-bench: $(VENV)/.ready
-	$(BIN)/python experiments/bench.py
 
 clean:
 	rm -rf $(VENV) $(PARITY) .pytest_cache .ruff_cache
