@@ -154,10 +154,18 @@ def read_params(directory: str | Path) -> tuple[Params, dict[str, Any]]:
         if step is None:
             raise UserError(f"{directory} has no complete checkpoint")
         rest = manager.restore(step, args=ocp.args.Composite(rest=ocp.args.JsonRestore())).rest
-    state = ocp.StandardCheckpointer().restore(directory / str(step) / "state")
+    state = _read_arrays(directory / str(step) / "state")
     params = flatten(state["params"])
     params.update(flatten(state["ema"] or {}))
     return unflatten({path: np.asarray(leaf) for path, leaf in params.items()}), rest["config"]
+
+
+def _read_arrays(directory: Path) -> dict[str, Any]:
+    """A saved state as numpy arrays, on however many devices it was saved."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        saved = checkpointer.metadata(directory).item_metadata.tree
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        return checkpointer.restore(directory, args=ocp.args.PyTreeRestore(restore_args=kinds))
 
 
 def save_weights(directory: str | Path, params: Params, config: Mapping[str, Any]) -> Path:

@@ -168,7 +168,7 @@ def test_windows_and_blocks_are_numbered_over_the_whole_example():
         {"type": "image", "image": PICTURE},
     ]
     rendered = render({"messages": [user(*items)]}, TOKENIZER, PROCESSOR, window_chunks=1)
-    assert rendered.audio_windows.tolist() == [1, 2, 3]
+    assert rendered.audio_windows.tolist() == [1, 2, 3, 4, 5, 6]  # four chunks of 0.8 s, then two
     assert list(dict.fromkeys(rendered.patch_frames.tolist())) == [1, 2, 3, 4]
     count = {n: (rendered.tokens == TOKENIZER.special(n)).sum() for n in ("image_pad", "video_pad")}
     assert sum(count.values()) == len(rendered.patches) // 4
@@ -177,7 +177,7 @@ def test_windows_and_blocks_are_numbered_over_the_whole_example():
 
 def test_a_conversation_without_media_has_empty_arrays_of_the_right_widths():
     rendered = render({"messages": [{"role": "user", "content": "hi"}]}, TOKENIZER, PROCESSOR)
-    assert rendered.audio_mel.shape == (0, 160, 128)
+    assert rendered.audio_mel.shape == (0, 80, 128)
     assert rendered.patches.shape == (0, 3 * 2 * 16 * 16)
     assert rendered.patch_coords.shape == rendered.patch_grids.shape == (0, 2)
     assert rendered.audio_lengths.shape == rendered.audio_windows.shape == (0,)

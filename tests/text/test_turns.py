@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -181,23 +179,3 @@ def test_what_would_rewrite_a_rendered_history_is_refused():
     )
     with pytest.raises(UserError, match="must be rendered together"):
         render_turn(result, TOKENIZER, PROCESSOR, state)
-
-
-def test_an_example_of_text_renders_in_less_than_two_milliseconds():
-    def chat(n):
-        return {
-            "messages": [
-                {"role": "user", "content": f"what colour is the {n}th square?"},
-                {"role": "assistant", "content": f"it is red, i have seen it {n} times"},
-            ]
-            * 4,
-            "tools": TOOLS,
-        }
-
-    render(chat(0), TOKENIZER, PROCESSOR)
-    times = []
-    for n in range(50):
-        start = time.perf_counter()
-        render(chat(n), TOKENIZER, PROCESSOR)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 2e-3  # Other work on the machine only ever adds.
