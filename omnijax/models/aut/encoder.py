@@ -6,7 +6,6 @@ from flax import linen as nn
 
 from omnijax.models.aut.config import AuTConfig
 from omnijax.nn.encoder import ACTIVATIONS, EncoderStack
-from omnijax.ops.halving_conv import halving_conv
 from omnijax.typing import Array, Bool, Float, Int
 
 
@@ -33,21 +32,6 @@ def window_ids(num_chunks: int, window_chunks: int) -> Int[Array, "G"]:
     return jnp.arange(num_chunks, dtype=jnp.int32) // window_chunks + 1
 
 
-class HalvingConv(nn.Module):
-    """3x3, stride 2, with bias."""
-
-    channels: int
-    dtype: str
-    param_dtype: str
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
-        shape = (3, 3, x.shape[-1], self.channels)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,), self.param_dtype)
-        return halving_conv(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
-
-
 class ConvStem(nn.Module):
     """Halves time and frequency with every 3x3 convolution, then folds frequency into width."""
 
@@ -65,7 +49,7 @@ class ConvStem(nn.Module):
         x = jnp.where(inside[:, :, None], mel, 0.0)[..., None].astype(config.dtype)
         for i, channels in enumerate(config.conv_channels):
             with jax.named_scope(f"conv_{i}"):
-                conv = HalvingConv(channels, **types, name=f"conv_{i}")
+                conv = nn.Conv(channels, (3, 3), 2, padding=1, **types, name=f"conv_{i}")
                 x = ACTIVATIONS["gelu"](conv(x))
         chunks, tokens, bins, channels = x.shape
         x = x.reshape(chunks, tokens, bins * channels)
