@@ -22,11 +22,13 @@ class TrainBatch(NamedTuple):
 
 
 class AedBatch(NamedTuple):
-    """One clip a row and its transcript, for the attention encoder-decoder that trains AuT."""
+    """One clip or picture a row and what it says or shows, in words, for the attention
+    encoder-decoder that pretrains an encoder."""
 
-    audio: AudioInputs
-    tokens: Int[Array, "B U"]  # <|endoftext|>, then the transcript
-    targets: Int[Array, "B U"]  # the transcript, then <|endoftext|>
+    audio: AudioInputs | None
+    vision: VisionInputs | None
+    tokens: Int[Array, "B U"]  # <|endoftext|>, then the words
+    targets: Int[Array, "B U"]  # the words, then <|endoftext|>
     loss_weights: Float[Array, "B U"]
 
 
@@ -71,43 +73,62 @@ class Fill(NamedTuple):
     patches: int = 0
 
 
+def empty_audio(batch: int, chunks: int, processor: ProcessorConfig) -> AudioInputs:
+    """Rows of unused audio chunks."""
+    return AudioInputs(
+        np.zeros((batch, chunks, processor.audio_chunk_frames, processor.mel_bins), np.float32),
+        np.zeros((batch, chunks), np.int32),
+        np.zeros((batch, chunks), np.int32),
+    )
+
+
+def empty_vision(batch: int, patches: int, processor: ProcessorConfig) -> VisionInputs:
+    """Rows of unused patches."""
+    patch_dim = processor.temporal_patch * 3 * processor.patch_size**2
+    return VisionInputs(
+        np.zeros((batch, patches, patch_dim), np.float32),
+        np.zeros((batch, patches, 2), np.int32),
+        np.zeros((batch, patches, 2), np.int32),
+        np.zeros((batch, patches), np.int32),
+    )
+
+
 def collate_thinker(
     rows: Sequence[Sequence[Rendered]],
     *,
     batch_size: int,
     budget: RowBudget,
     processor: ProcessorConfig,
+    loss_weighting: str = "token",
 ) -> tuple[TrainBatch, Fill]:
-    """Lay the documents of each row behind one another; rows that are missing stay empty."""
+    """Lay the documents of each row behind one another; rows that are missing stay empty.
+
+    loss_weighting "sqrt" divides a document's weights by the root of their sum, so that short
+    answers are not drowned by long ones (InternVL 2.5, arXiv 2412.05271).
+    """
     batch, length = batch_size, budget.max_tokens
     chunks, patches = budget.max_audio_chunks, budget.max_patches
-    patch_dim = processor.temporal_patch * 3 * processor.patch_size**2
     tokens = np.zeros((batch, length), np.int32)
     positions = np.zeros((3, batch, length), np.int32)
     segments = np.zeros((batch, length), np.int32)
     targets = np.zeros((batch, length), np.int32)
     weights = np.zeros((batch, length), np.float32)
-    audio = AudioInputs(
-        np.zeros((batch, chunks, processor.audio_chunk_frames, processor.mel_bins), np.float32),
-        np.zeros((batch, chunks), np.int32),
-        np.zeros((batch, chunks), np.int32),
-    )
-    vision = VisionInputs(
-        np.zeros((batch, patches, patch_dim), np.float32),
-        np.zeros((batch, patches, 2), np.int32),
-        np.zeros((batch, patches, 2), np.int32),
-        np.zeros((batch, patches), np.int32),
-    )
+    audio = empty_audio(batch, chunks, processor)
+    vision = empty_vision(batch, patches, processor)
     fill = np.zeros(len(Fill._fields), np.int64)
     for b, row in enumerate(rows):
-        t = g = p = window = frame = 0
+        t = g = p = window = frame = counted = 0
         for document, example in enumerate(row, start=1):
             t_end = t + len(example.tokens)
             tokens[b, t:t_end] = example.tokens
             positions[:, b, t:t_end] = example.positions.T
             segments[b, t:t_end] = document
             targets[b, t : t_end - 1] = example.tokens[1:]
-            weights[b, t : t_end - 1] = example.loss_mask[1:]
+            weight = example.loss_mask[1:].astype(np.float32)
+            counted += int(weight.sum())
+            if loss_weighting == "sqrt":
+                weight /= np.sqrt(max(weight.sum(), 1))
+            weights[b, t : t_end - 1] = weight
             t = t_end
             if n := len(example.audio_lengths):
                 audio.mel[b, g : g + n] = example.audio_mel
@@ -122,7 +143,7 @@ def collate_thinker(
                 vision.frames[b, p : p + n] = example.patch_frames + frame
                 frame += int(example.patch_frames.max())
                 p += n
-        fill += (len(row), bool(row), t, int(weights[b].sum()), g, p)
+        fill += (len(row), bool(row), t, counted, g, p)
     inputs = ThinkerInputs(
         tokens, positions, segments, audio if chunks else None, vision if patches else None
     )
@@ -138,32 +159,47 @@ class Spoken(NamedTuple):
     tokens: np.ndarray  # [U]
 
 
+class Shown(NamedTuple):
+    """A picture or video as the vision encoder reads it, and the tokens of what it shows."""
+
+    patches: np.ndarray  # [P, dim]
+    coords: np.ndarray  # [P, 2]
+    grids: np.ndarray  # [P, 2]
+    frames: np.ndarray  # [P], 1-based
+    tokens: np.ndarray  # [U]
+
+
 def collate_aed(
-    rows: Sequence[Spoken],
+    rows: Sequence[Spoken | Shown],
     *,
     batch_size: int,
-    max_tokens: int,
-    max_audio_chunks: int,
+    budget: RowBudget,
     end_token: int,
     processor: ProcessorConfig,
 ) -> tuple[AedBatch, Fill]:
-    """One clip a row; the decoder starts from the token that also ends the transcript."""
-    batch, chunks = batch_size, max_audio_chunks
-    audio = AudioInputs(
-        np.zeros((batch, chunks, processor.audio_chunk_frames, processor.mel_bins), np.float32),
-        np.zeros((batch, chunks), np.int32),
-        np.zeros((batch, chunks), np.int32),
-    )
-    tokens = np.zeros((batch, max_tokens), np.int32)
-    targets = np.zeros((batch, max_tokens), np.int32)
-    weights = np.zeros((batch, max_tokens), np.float32)
+    """One example a row; the decoder starts from the token that also ends the words."""
+    batch, length = batch_size, budget.max_tokens
+    audio = empty_audio(batch, budget.max_audio_chunks, processor)
+    vision = empty_vision(batch, budget.max_patches, processor)
+    tokens = np.zeros((batch, length), np.int32)
+    targets = np.zeros((batch, length), np.int32)
+    weights = np.zeros((batch, length), np.float32)
     fill = np.zeros(len(Fill._fields), np.int64)
-    for b, spoken in enumerate(rows):
-        g, u = len(spoken.lengths), len(spoken.tokens)
-        audio.mel[b, :g], audio.lengths[b, :g] = spoken.mel, spoken.lengths
-        audio.windows[b, :g] = spoken.windows
+    for b, example in enumerate(rows):
+        *media, words = example
+        spoken = isinstance(example, Spoken)
+        n, u = len(media[0]), len(words)
+        for array, part in zip(audio if spoken else vision, media, strict=True):
+            array[b, :n] = part
         tokens[b, 0] = targets[b, u] = end_token
-        tokens[b, 1 : u + 1] = targets[b, :u] = spoken.tokens
+        tokens[b, 1 : u + 1] = targets[b, :u] = words
         weights[b, : u + 1] = 1
-        fill += (1, 1, u + 1, u + 1, g, 0)
-    return AedBatch(audio, tokens, targets, weights), Fill(*fill.tolist())
+        fill += (1, 1, u + 1, u + 1, n * spoken, n * (not spoken))
+    batch = AedBatch(
+        audio if budget.max_audio_chunks else None,
+        vision if budget.max_patches else None,
+        tokens,
+        targets,
+        weights,
+    )
+    return batch, Fill(*fill.tolist())

@@ -20,7 +20,7 @@ class PipelineConfig:
     mixture: Sequence[tuple[str, float | int]] | Mapping[str, float | int] = (("omniworld", 1.0),)
     split: str = "train"
     data_dir: str | None = None
-    objective: str = "lm"  # "lm": packed TrainBatch; "aed": AedBatch, one clip a row
+    objective: str = "lm"  # "lm": packed TrainBatch; "aed": AedBatch, one clip or picture a row
     batch_size: int = 8  # rows over all processes
     max_tokens: int = 512
     max_audio_chunks: int = 24
@@ -29,6 +29,7 @@ class PipelineConfig:
     shuffle: bool = True
     epochs: int | None = None  # None: for ever
     on_too_long: str = "error"  # or "drop"
+    loss_weighting: str = "token"  # or "sqrt": an answer of n tokens counts sqrt(n), not n
     window_chunks: tuple[int, ...] = ()  # AuT windows to sample from, a draw an example
     stamp_variants: int = 0  # random time stamps in sound: so many versions an example; 0: none
     packing_rows: int = 32  # rows that are packed together; more rows waste less
@@ -59,8 +60,17 @@ class PipelineConfig:
             raise UserError(f"epochs is {self.epochs}, it must be at least 1, or None for ever")
         if self.on_too_long not in ("error", "drop"):
             raise UserError(f'on_too_long is {self.on_too_long!r}, it must be "error" or "drop"')
+        if self.loss_weighting not in ("token", "sqrt"):
+            raise UserError(
+                f'loss_weighting is {self.loss_weighting!r}, it must be "token" or "sqrt"'
+            )
         if self.objective not in ("lm", "aed"):
             raise UserError(f'objective is {self.objective!r}, it must be "lm" or "aed"')
+        if self.objective == "aed" and bool(self.max_audio_chunks) == bool(self.max_patches):
+            raise UserError(
+                'objective "aed" trains one encoder: one of max_audio_chunks '
+                f"({self.max_audio_chunks}) and max_patches ({self.max_patches}) must be 0"
+            )
         if any(window < 1 for window in self.window_chunks):
             raise UserError(f"window_chunks is {self.window_chunks}, each must be at least 1")
         if not 0 <= self.seed < 2**32:

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from omnijax.data.batch import Spoken
+from omnijax.data.batch import Shown, Spoken
 from omnijax.data.cache import RenderedCache
 from omnijax.data.config import PipelineConfig
 from omnijax.data.sources import Source
 from omnijax.errors import UserError
 from omnijax.media.audio import check_audio, load_audio, resample
-from omnijax.media.processor import ProcessorConfig, audio_arrays
+from omnijax.media.image import load_image
+from omnijax.media.processor import ProcessorConfig, audio_arrays, image_arrays, video_arrays
+from omnijax.media.video import load_video
 from omnijax.text.chat import Rendered, render
 from omnijax.text.style import ChatStyle
 from omnijax.text.tokenizer import Tokenizer
@@ -29,7 +31,7 @@ Make = Callable[[Mapping[str, Any], np.random.Generator | None], Any]
 class Example:
     """Opaque to grain, which would otherwise map over the arrays inside."""
 
-    value: Any  # Rendered or Spoken
+    value: Any  # Rendered, Spoken or Shown
     where: str
 
 
@@ -105,6 +107,7 @@ class Finish:
         value = example.value
         if isinstance(value, Spoken):
             value = value._replace(windows=rewindow(value.windows, window))
+        if isinstance(value, Spoken | Shown):
             excess = _aed_excess(value, self._config)
         else:
             value = value._replace(audio_windows=rewindow(value.audio_windows, window))
@@ -124,10 +127,11 @@ class Finish:
         return None
 
 
-def _aed_excess(spoken: Spoken, config: PipelineConfig) -> str | None:
+def _aed_excess(example: Spoken | Shown, config: PipelineConfig) -> str | None:
+    media = "max_audio_chunks" if isinstance(example, Spoken) else "max_patches"
     for field, length, limit in (
-        ("max_tokens", len(spoken.tokens) + 1, config.max_tokens),
-        ("max_audio_chunks", len(spoken.lengths), config.max_audio_chunks),
+        ("max_tokens", len(example.tokens) + 1, config.max_tokens),
+        (media, len(example[0]), getattr(config, media)),
     ):
         if length > limit:
             return f"it has {length} {field.removeprefix('max_')}, the limit ({field}) is {limit}"
@@ -142,14 +146,19 @@ def transcript(record: Mapping[str, Any]) -> tuple[Any, str] | None:
     """
     messages, meta = record["chat"]["messages"], record.get("meta") or {}
     contents = [message.get("content") for message in messages]
-    items = [item for items in contents if not isinstance(items or "", str) for item in items]
-    clip = next((item["audio"] for item in items if item["type"] == "audio"), None)
+    clip = next((item["audio"] for item in _items(record) if item["type"] == "audio"), None)
     text = meta.get("transcript")
     if text is None and record.get("task") == "transcribe":
         text = contents[-1] if messages[-1]["role"] == "assistant" else None
     if text is None and "voice" in meta:
         text = meta.get("question")
     return None if clip is None or not isinstance(text, str) else (clip, text)
+
+
+def _items(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The parts of all messages that are not plain text."""
+    contents = (message.get("content") or "" for message in record["chat"]["messages"])
+    return [item for items in contents if not isinstance(items, str) for item in items]
 
 
 def make_rendered(tokenizer: Tokenizer, processor: ProcessorConfig, style: ChatStyle) -> Make:
@@ -176,5 +185,23 @@ def make_spoken(tokenizer: Tokenizer, processor: ProcessorConfig) -> Make:
         arrays = audio_arrays(samples, processor, window_chunks=WHOLE_CLIP)
         tokens = np.asarray(tokenizer.encode(text, literal=True), np.int32)
         return Spoken(arrays.mel, arrays.lengths, np.ones_like(arrays.lengths), tokens)
+
+    return make
+
+
+def make_shown(tokenizer: Tokenizer, processor: ProcessorConfig) -> Make:
+    """Record to its first picture or video and the tokens of its "description" ("meta")."""
+
+    def make(record, rng) -> Shown:
+        words = (record.get("meta") or {}).get("description")
+        item = next((x for x in _items(record) if x["type"] in ("image", "video")), None)
+        if item is None or not isinstance(words, str):
+            raise UserError('no described picture; "description" in its "meta" would describe it')
+        kind, value = item["type"], item[item["type"]]
+        if isinstance(value, str):
+            value = load_image(value) if kind == "image" else load_video(value)
+        arrays = (image_arrays if kind == "image" else video_arrays)(value, processor)
+        tokens = np.asarray(tokenizer.encode(words, literal=True), np.int32)
+        return Shown(arrays.patches, arrays.coords, arrays.grids, arrays.frames + 1, tokens)
 
     return make

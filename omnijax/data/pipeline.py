@@ -36,6 +36,7 @@ from omnijax.data.examples import (
     Handles,
     RenderedSource,
     make_rendered,
+    make_shown,
     make_spoken,
 )
 from omnijax.data.sources import Source, open_sources
@@ -244,7 +245,7 @@ def make_pipeline(
     )
     cache = RenderedCache(int(config.cache_gb * 2**30)) if config.cache_gb else None
     if config.objective == "aed":
-        make = make_spoken(tokenizer, processor)
+        make = (make_spoken if config.max_audio_chunks else make_shown)(tokenizer, processor)
     else:
         make = make_rendered(tokenizer, processor, style)
     parts = []
@@ -276,8 +277,7 @@ def make_pipeline(
             return collate_aed(
                 [row[0] for row in rows_],
                 batch_size=rows,
-                max_tokens=config.max_tokens,
-                max_audio_chunks=config.max_audio_chunks,
+                budget=config.budget,
                 end_token=end_token,
                 processor=processor,
             )
@@ -285,7 +285,11 @@ def make_pipeline(
 
         def collate(rows_):
             return collate_thinker(
-                rows_, batch_size=rows, budget=config.budget, processor=processor
+                rows_,
+                batch_size=rows,
+                budget=config.budget,
+                processor=processor,
+                loss_weighting=config.loss_weighting,
             )
 
     read = [shard for shard in range(shards) if len(take(shard)[1])]

@@ -29,6 +29,7 @@ LINES = (
     Line("transcribe, voices never seen", "transcribe", "test_voice", ("audio",), 0.15),
     Line("picture, written question", "picture_question_written", "test", ("image",), 0.95),
     Line("picture, spoken question", "picture_question_spoken", "test", ("image", "audio"), 0.90),
+    Line("picture, described", "describe", "test", ("image",), None),
     Line("when did the sound happen", "sound_time", "test", ("audio",), 0.3),
     Line("caption with timestamps", "caption", "test", ("audio", "video"), 0.8),
     Line("tool call, spoken request", "tool_call", "test", ("audio",), 0.95, lambda m: m["spoken"]),

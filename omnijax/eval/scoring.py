@@ -166,7 +166,7 @@ def score(task: str, examples: Sequence[Mapping], answers: Sequence[str]) -> Sco
     match task:
         case "transcribe":
             row = ("WER", word_error_rate(truths, answers), True)
-        case "picture_question_written" | "picture_question_spoken" | "text_question":
+        case "picture_question_written" | "picture_question_spoken" | "describe" | "text_question":
             row = ("exact", exact_share(truths, answers), False)
         case "sound_time":
             seconds, durations = ([m[key] for m in metas] for key in ("seconds", "duration"))

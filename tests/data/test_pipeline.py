@@ -69,6 +69,8 @@ def pipeline(**fields):
         "packing_rows": 4,
         "seed": 3,
     }
+    if fields.get("objective") == "aed":
+        settings["max_patches"] = 0  # one encoder at a time
     config = PipelineConfig(**{**settings, **fields})
     return make_pipeline(config, tokenizer=TOKENIZER, processor=PROCESSOR, sources=SOURCES, **where)
 
@@ -253,6 +255,51 @@ def test_aed_rows_hold_one_clip_and_its_transcript():
         np.testing.assert_array_equal(batch.tokens[row, 1 : len(said)], said[:-1])
 
 
+def shown(number: int) -> dict:
+    """A picture of a colour of its own, with a description."""
+    picture = np.full((64, 64, 3), 10 * number, np.uint8)
+    item = {"type": "image", "image": picture}
+    return {
+        "chat": {"messages": [{"role": "user", "content": [item]}]},
+        "meta": {"description": f"number {number}"},
+    }
+
+
+def test_aed_rows_hold_one_picture_and_its_description():
+    config = PipelineConfig(
+        mixture={"shown": 1}, objective="aed", batch_size=3, max_tokens=24, max_audio_chunks=0,
+        max_patches=16, shuffle=False,
+    )  # fmt: skip
+    sources = {"shown": [shown(n) for n in range(3)]}
+    batch = next(make_pipeline(config, tokenizer=TOKENIZER, processor=PROCESSOR, sources=sources))
+    assert batch.audio is None and batch.vision.patches.shape == (3, 16, 3 * 2 * 16 * 16)
+    assert (batch.vision.frames == 1).all()
+    for row in range(3):
+        np.testing.assert_allclose(batch.vision.patches[row], row * 10 / 127.5 - 1, atol=1e-6)
+        said = batch.targets[row][batch.loss_weights[row] > 0]
+        assert TOKENIZER.decode(said[:-1].tolist()) == f"number {row}"
+
+
+def test_a_picture_without_a_description_is_an_error_that_names_the_example():
+    config = PipelineConfig(
+        mixture={"shown": 1}, objective="aed", max_audio_chunks=0, max_patches=16
+    )
+    sources = {"shown": [{**shown(1), "meta": {}}]}
+    with pytest.raises(UserError, match=r"shown\[0\].*no described picture"):
+        next(make_pipeline(config, tokenizer=TOKENIZER, processor=PROCESSOR, sources=sources))
+
+
+def test_with_sqrt_weighting_an_answer_of_n_tokens_weighs_sqrt_n():
+    batches = [next(pipeline(loss_weighting=kind)) for kind in ("token", "sqrt")]
+    plain, rooted = (batch.loss_weights for batch in batches)
+    segments = batches[0].inputs.segment_ids
+    for row, document in {(r, d) for r, ids in enumerate(segments) for d in ids if d}:
+        here = segments[row] == document
+        count = plain[row][here].sum()
+        assert count >= 1 and set(plain[row][here]) <= {0, 1}
+        np.testing.assert_allclose(rooted[row][here].sum(), np.sqrt(count), rtol=1e-5)
+
+
 def test_an_example_over_a_limit_is_an_error_with_length_and_limit():
     with pytest.raises(UserError, match=r"a\[\d+\].* does not fit: it has \d+ patches, .* is 4"):
         take(pipeline(max_patches=4), 4)
@@ -287,6 +334,8 @@ def test_dropping_everything_is_an_error():
         ({"max_patches": 6}, "multiple of 4"),
         ({"max_audio_chunks": -1}, "must not be negative"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"loss_weighting": "log"}, 'it must be "token" or "sqrt"'),
+        ({"objective": "aed", "max_patches": 24}, "trains one encoder"),
         ({"on_too_long": "cut"}, "on_too_long is 'cut'"),
         ({"objective": "x"}, "objective is 'x'"),
         ({"window_chunks": (0,)}, "window_chunks"),

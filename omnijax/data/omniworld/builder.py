@@ -13,9 +13,9 @@ import tensorflow_datasets as tfds
 from omnijax.data.omniworld.records import make_all
 
 SIZES = {
-    "train": 12_000,
+    "train": 36_000,
     "validation": 500,
-    "test": 1_000,
+    "test": 1_500,
     "test_voice": 200,
     "say": 500,
     "say_test": 100,
@@ -26,7 +26,7 @@ class OmniWorld(tfds.core.GeneratorBasedBuilder):
     """A small world of coloured shapes, sounds and speech."""
 
     name = "omni_world"
-    VERSION = tfds.core.Version("1.1.1")  # another one whenever the content changes
+    VERSION = tfds.core.Version("1.2.1")  # another one whenever the content changes
 
     def __init__(
         self,

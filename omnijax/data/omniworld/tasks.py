@@ -26,6 +26,7 @@ from omnijax.data.omniworld.splits import (
 from omnijax.data.omniworld.voices import ACCENTS, UNSEEN_VOICES, VOICES
 from omnijax.data.omniworld.wordings import (
     CAPTION_PROMPTS,
+    DESCRIBE_PROMPTS,
     QUESTIONS,
     SAY_PROMPTS,
     TOOLS,
@@ -35,15 +36,16 @@ from omnijax.data.omniworld.wordings import (
 )
 from omnijax.errors import UserError
 
-# Of 50 examples; each block of 50 has exactly these.
+# Of 100 examples; each block of 100 has exactly these.
 MIXTURE = {
-    "transcribe": 14,
-    "picture_question_written": 6,
-    "picture_question_spoken": 7,
-    "sound_time": 6,
-    "caption": 8,
-    "tool_call": 6,
-    "text_question": 3,
+    "transcribe": 16,
+    "picture_question_written": 10,
+    "picture_question_spoken": 10,
+    "describe": 15,
+    "sound_time": 8,
+    "caption": 12,
+    "tool_call": 9,
+    "text_question": 20,
 }
 BLOCK = sum(MIXTURE.values())
 TASKS = (*MIXTURE, "say")
@@ -58,7 +60,7 @@ _ATTEMPTS = 10_000
 
 
 def task_of(index: int, split: str) -> str:
-    """The task of an example: the mixture, exactly, in every block of 50."""
+    """The task of an example: the mixture, exactly, in every block of 100."""
     if split in ("say", "say_test"):
         return "say"
     if split == "test_voice":
@@ -227,9 +229,8 @@ def _picture_question(rng, split: str, form: str) -> dict:
             "objects": [objects[i] for i in rng.permutation(len(objects))],
         }
         if form == "text":
-            told = " ".join(f"there is a {o['colour']} {o['shape']} at the {o['place']}."
-                            for o in picture["objects"])  # fmt: skip
-            user, media = _user(_text(lang.fluent(f"{told} {lang.written(question)}"))), []
+            told = _told(picture["objects"])
+            user, media = _user(_text(f"{told} {lang.written(question)}")), []
         elif form == "written":
             user, media = (
                 _user({"type": "image", "image": 0}, _text(lang.written(question))),
@@ -241,6 +242,40 @@ def _picture_question(rng, split: str, form: str) -> dict:
             media = [picture, speech]
             meta |= {"voice": speech["voice"], "language": "en", "transcript": question}
         return {"messages": [user, _assistant(answer_text)], "media": media, "meta": meta}
+
+    return _until_it_belongs(split, draw)
+
+
+def _told(objects: list[dict]) -> str:
+    """The objects of a picture in words."""
+    return " ".join(
+        lang.fluent(f"there is a {o['colour']} {o['shape']} at the {o['place']}.") for o in objects
+    )
+
+
+def _describe(rng, split: str) -> dict:
+    count = int(rng.integers(1, 4))
+
+    def draw():
+        places = sorted(rng.permutation(len(PLACES))[:count].tolist())  # as one reads
+        objects = [
+            {"shape": pick(rng, SHAPES), "colour": pick(rng, COLOURS), "place": PLACES[place]}
+            for place in places
+        ]
+        answer = _told(objects)
+        meta = {
+            "objects": objects,
+            "asked": {"objects": list(range(count))},
+            "kind": "describe",
+            "answer": answer,
+            "description": answer,
+        }
+        prompt = pick(rng, DESCRIBE_PROMPTS)
+        return {
+            "messages": [_user({"type": "image", "image": 0}, _text(prompt)), _assistant(answer)],
+            "media": [{"kind": "picture", "objects": objects}],
+            "meta": meta,
+        }
 
     return _until_it_belongs(split, draw)
 
@@ -312,14 +347,16 @@ def _caption(rng, split: str) -> dict:
         clip = {"kind": "clip", "objects": objects, "motions": tied, "sounds": tied,
                 "duration": duration}  # fmt: skip
         meta = {"objects": objects, "events": tied, "duration": duration}
-        events = []
+        events, seen = [], []
         for event in meta["events"]:
             thing = meta["objects"][event["object"]]
-            events.append(f"<{event['time']:.1f} seconds> the {thing['colour']} {thing['shape']} "
-                          f"{event['motion']} with a {event['sound']}")  # fmt: skip
+            act = f"the {thing['colour']} {thing['shape']} {event['motion']}"
+            seen.append(f"{act}.")
+            events.append(f"<{event['time']:.1f} seconds> {act} with a {event['sound']}")
         acting = sorted({event["object"] for event in meta["events"]})
         answer = "\n".join(events)
-        meta |= {"asked": {"objects": acting, "events": list(range(len(events)))}, "answer": answer}
+        meta |= {"asked": {"objects": acting, "events": list(range(len(events)))},
+                 "answer": answer, "description": " ".join(seen)}  # fmt: skip
         prompt = pick(rng, CAPTION_PROMPTS)
         return {
             "messages": [_user({"type": "video", "video": 0}, _text(prompt)), _assistant(answer)],
@@ -374,6 +411,7 @@ _MAKERS = {
     "transcribe": _transcribe,
     "picture_question_written": lambda rng, split: _picture_question(rng, split, "written"),
     "picture_question_spoken": lambda rng, split: _picture_question(rng, split, "spoken"),
+    "describe": _describe,
     "sound_time": _sound_time,
     "caption": _caption,
     "tool_call": _tool_call,

@@ -44,6 +44,10 @@ TRANSCRIBE_PROMPTS = (
     "transcribe the speech.", "write down what is said.", "what does the voice say?",
     "write the words you hear.",
 )  # fmt: skip
+DESCRIBE_PROMPTS = (
+    "describe the picture.", "what is in the picture?", "say what you see and where.",
+    "name everything in the picture.",
+)  # fmt: skip
 CAPTION_PROMPTS = (
     "describe what happens, with times.", "what happens in the clip, and when?",
     "write a caption with a time for each event.", "list the events with their times.",

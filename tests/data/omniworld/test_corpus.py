@@ -20,7 +20,7 @@ from omnijax.media.audio import Audio
 
 SIZES = {"train": 60, "test": 10, "say": 3}
 # Of the first plans of each split, for the version below. Content changed? Raise the version too.
-CONTENT = ("1.1.1", "a8927ffa3121b77a")
+CONTENT = ("1.2.1", "3456758a6caa0eeb")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def _session(leader):
 def test_a_build_after_a_killed_one_sweeps_up(tmp_path):
     sizes = {"train": 4}
     root = tmp_path / "omniworld" / builder_module.folder_name(sizes, 0)
-    left = root / "omni_world" / "incomplete.ABCDEF_1.1.1"
+    left = root / "omni_world" / "incomplete.ABCDEF_1.2.1"
     left.mkdir(parents=True)
     (left / "half").write_bytes(b"x")
     omniworld.build(tmp_path, sizes=sizes, processes=1)

@@ -196,7 +196,7 @@ def test_events_are_on_a_grid_apart_and_leave_time_to_be_seen(split):
 
 def test_the_mixture_is_exact_in_every_block():
     for block in range(3):
-        tasks = Counter(omniworld.task_of(block * 50 + i, "train") for i in range(50))
+        tasks = Counter(omniworld.task_of(block * 100 + i, "train") for i in range(100))
         assert tasks == omniworld.MIXTURE
 
 
