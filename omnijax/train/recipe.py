@@ -15,6 +15,7 @@ from omnijax.errors import UserError
 from omnijax.media.processor import ProcessorConfig
 from omnijax.models.aut import AuT, AuTDecoder, AuTDecoderConfig
 from omnijax.models.thinker import Thinker, ThinkerConfig
+from omnijax.models.vision import VisionEncoder
 from omnijax.sharding import flatten, make_mesh, unflatten
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.checkpoint import differing_fields, read_params
@@ -83,6 +84,7 @@ def pipeline_config(stage: Stage, run: RunConfig, split: str) -> PipelineConfig:
         max_patches=stage.patches,
         seed=stage.seed,
         on_too_long=stage.on_too_long,
+        loss_weighting=stage.loss_weighting,
         window_chunks=stage.window_chunks if split == "train" else (),
         cache_gb=run.cache_gb,
         threads=run.threads,
@@ -95,10 +97,12 @@ def build_objective(
     """The objective of a stage with its modules; `example` is a batch, for its shapes."""
     model = resolve_model(config["model"], tokenizer)
     if stage.objective == "aed":
-        if model.aut is None:
-            raise UserError(f"stage {stage.name} trains AuT, config.model.aut is None")
+        part, module = ("aut", AuT) if stage.audio_chunks else ("vision", VisionEncoder)
+        sizes = getattr(model, part)
+        if sizes is None:
+            raise UserError(f"stage {stage.name} trains it, but config.model.{part} is None")
         aed = from_dict(AuTDecoderConfig, config["aed"], "config.aed.")
-        return aed_objective(AuT(model.aut), AuTDecoder(aed), example, augment=stage.augment)
+        return aed_objective(module(sizes), AuTDecoder(aed), example, augment=stage.augment)
     return lm_objective(
         Thinker(model),
         example,

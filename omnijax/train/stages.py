@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from omnijax.errors import UserError
 
@@ -13,7 +13,7 @@ class OptimizerConfig:
     """AdamW under a warm-up and a schedule; `steps` are optimizer steps."""
 
     learning_rate: float = 1e-3  # the peak
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    schedule: str = "cosine"  # or wsd, constant
     warmup_steps: int = 100
     decay_fraction: float = 0.2  # wsd: the last part of the stage, in which the rate falls
     end_fraction: float = 0.05  # of the peak, at the end
@@ -84,7 +84,7 @@ class Stage:
     """One line of the recipe."""
 
     name: str
-    objective: Literal["lm", "aed"] = "lm"
+    objective: str = "lm"  # or aed
     trains: tuple[str, ...] = (".*",)  # regular expressions, searched in parameter paths
     starts_from: tuple[str, ...] = ()  # "stage" or "path prefix=stage"; later entries win
     mixture: tuple[str, ...] = ("omniworld=1",)  # "source=share of the examples"
@@ -95,6 +95,7 @@ class Stage:
     patches: int = 288  # a row
     window_chunks: tuple[int, ...] = ()  # AuT windows to draw from; () = the model's own
     on_too_long: str = "error"  # or "drop"
+    loss_weighting: str = "token"  # or "sqrt": an answer of n tokens counts sqrt(n), not n
     accumulate: int = 1  # microbatches a step
     router_balance: float = 1e-2
     router_z: float = 1e-3
@@ -152,7 +153,7 @@ class RunConfig:
     eval_split: str = "validation"  # "" = no evaluation
     data_dir: str = ""  # where prepared data lies; "" = the default place
     threads: int = 2  # that read and render data
-    cache_gb: float = 4.0  # memory for rendered examples
+    cache_gb: float = 8.0  # memory for rendered examples
     progress: bool = True
 
 

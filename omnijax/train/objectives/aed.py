@@ -1,4 +1,7 @@
-"""AuT's pretraining: an attention encoder-decoder that writes down what is said."""
+"""An encoder's pretraining: an attention encoder-decoder that writes down what is said or shown.
+
+For AuT this is transcription (AED), for the vision encoder captioning (CapPa, arXiv 2306.07915).
+"""
 
 from typing import Any
 
@@ -15,26 +18,27 @@ from omnijax.typing import Array
 def aed_objective(
     encoder: Any, decoder: Any, example: Any, *, augment: AugmentConfig | None = None
 ) -> Objective:
-    """`encoder` is an AuT, `decoder` an AuTDecoder, batches are `AedBatch`.
+    """`encoder` is an AuT or a VisionEncoder, `decoder` an AuTDecoder, batches are `AedBatch`.
 
-    Parameters lie under "audio" (as in the Thinker, which takes them over) and "aed".
+    Parameters lie under "audio" or "vision" (as in the Thinker, which takes them over) and "aed".
     """
+    root = "vision" if example.audio is None else "audio"
 
     def init(key: Array) -> dict[str, Any]:
         keys = jax.random.split(key)
-        audio, tokens = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), (example.audio, example.tokens)
+        media, tokens = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), (getattr(example, root), example.tokens)
         )
-        (features, valid), audio_params = encoder.init_with_output(keys[0], *audio)
+        (features, valid, *_), params = encoder.init_with_output(keys[0], *media)
         aed_params = decoder.init(keys[1], features, valid, tokens)
-        return {"audio": audio_params["params"], "aed": aed_params["params"]}
+        return {root: params["params"], "aed": aed_params["params"]}
 
     def loss(params: dict[str, Any], batch: Any, key: Array | None) -> Losses:
-        audio = batch.audio
-        if key is not None and augment is not None:
+        media = getattr(batch, root)
+        if key is not None and augment is not None and root == "audio":
             with jax.named_scope("augment"):
-                audio = augment_audio(key, audio, augment)
-        features, valid = encoder.apply({"params": params["audio"]}, *audio)
+                media = augment_audio(key, media, augment)
+        features, valid, *_ = encoder.apply({"params": params[root]}, *media)
         logits = decoder.apply({"params": params["aed"]}, features, valid, batch.tokens)
         with jax.named_scope("cross_entropy"):
             total, weight, right = weighted_sums(logits, batch.targets, batch.loss_weights)

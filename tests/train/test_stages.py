@@ -1,0 +1,67 @@
+"""Stages are data that comes from files and flags: what is wrong is said by name."""
+
+import pytest
+
+from omnijax.errors import UserError
+from omnijax.models.thinker import ThinkerConfig
+from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, from_dict, to_dict
+
+
+def test_every_config_survives_the_way_to_plain_values_and_back():
+    from omnijax.models import presets
+
+    for config in (presets.nano(), presets.qwen3_omni_30b_a3b()):
+        assert from_dict(ThinkerConfig, to_dict(config)) == config
+    stage = Stage(name="x", trains=("^audio/", "b$"), window_chunks=(1, 2))
+    assert from_dict(Stage, to_dict(stage)) == stage
+
+
+def test_a_pattern_given_as_one_word_or_with_commas_is_a_tuple():
+    stage = from_dict(Stage, {"name": "x", "trains": "^a, ^b", "window_chunks": "1,2"})
+    assert stage.trains == ("^a", "^b") and stage.window_chunks == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"optimizer": {"learning_rat": 1}}, r"no config field stage\.optimizer\.learning_rat;"),
+        ({"steps": "many"}, r"config field stage\.steps: 'many' is no int"),
+        ({"steps": 0}, "steps must be positive"),
+        ({"batch": 6, "accumulate": 4}, "batch 6 is not a multiple of accumulate 4"),
+        ({"objective": "rl"}, r"no objective 'rl' \(lm, aed\)"),
+        ({"trains": ("[",)}, r"trains '\['"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_value(values, message):
+    with pytest.raises(UserError, match=message):
+        from_dict(Stage, {"name": "x", **values}, "stage.")
+
+
+def test_mixtures_and_starts_are_read_from_their_entries():
+    stage = Stage(
+        name="x",
+        mixture=("omniworld/caption=2", "folder:/a=b=0.5"),
+        starts_from=("lm", "audio=aut"),
+    )
+    assert stage.weights() == (("omniworld/caption", 2.0), ("folder:/a=b", 0.5))
+    assert stage.sources() == [("", "lm"), ("audio", "aut")]
+    with pytest.raises(UserError, match="'omniworld' is not source=weight"):
+        Stage(name="x", mixture=("omniworld",)).weights()
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"schedule": "linear"}, "schedule must be cosine, wsd or constant"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
+        ({"rate_factors": ("audio:0.1",)}, "'audio:0.1' is not pattern=factor"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_is_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        OptimizerConfig(**values)
+
+
+def test_numbers_of_a_run_may_come_as_text():
+    assert from_dict(RunConfig, {"save_minutes": "2.5", "keep": 3}).save_minutes == 2.5
