@@ -4,8 +4,8 @@
 
 Held out means unseen combinations of shape, colour, place, motion, sound and wording
 (omnijax/data/omniworld/splits.py). Beside each figure stand its chance level, the figure that is
-aimed at, and what is left when the modality that the task needs is replaced by noise: a figure that
-does not fall to chance would mean a shortcut.
+aimed at, and what is left when the modality that the task needs is replaced by noise, with the
+chance level without it in brackets: a figure that does not fall to chance would mean a shortcut.
 """
 
 import json

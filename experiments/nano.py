@@ -2,7 +2,7 @@
 
     python experiments/nano.py            (make nano)
 
-Builds OmniWorld, then runs the stages aut, lm, s1_adapters, s1 and s2 of configs/nano.py, writes
+Builds OmniWorld, then runs the stages of configs/nano.py from aut to s2, writes
 the weights to runs/nano/weights and scores them on the held-out splits.
 """
 

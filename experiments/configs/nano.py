@@ -11,6 +11,7 @@ s2           everything
 
 import ml_collections
 
+from omnijax.errors import UserError
 from omnijax.media import nano_processor
 from omnijax.models import presets
 from omnijax.models.aut import nano_decoder
@@ -124,7 +125,7 @@ STAGES = {
 def get_config(stage: str = "s2") -> ml_collections.ConfigDict:
     """The resolved config of one stage; every field can be overridden by a flag."""
     if stage not in STAGES:
-        raise ValueError(f"nano has no stage {stage!r}, it has {', '.join(STAGES)}")
+        raise UserError(f"nano has no stage {stage!r}, it has {', '.join(STAGES)}")
     return ml_collections.ConfigDict(
         {
             "name": "nano",

@@ -52,7 +52,7 @@ class Row(NamedTuple):
     def cells(self) -> tuple[str, ...]:
         """The row as text."""
         met = "" if self.met is None else "yes" if self.met else "no"
-        noise = ", ".join(f"{name} {value:.3f}" for name, (value, _) in self.noise.items())
+        noise = ", ".join(f"{name} {v:.3f} ({c:.3f})" for name, (v, c) in self.noise.items())
         aim = "" if self.aim is None else f"{self.aim:.2f}"
         numbers = (f"{self.score:.3f}", aim, met, f"{self.chance:.3f}", noise, str(self.count))
         return (self.title, self.figure, *numbers)
@@ -94,7 +94,7 @@ def evaluate(
             part = examples[:noise_limit]
             rng = np.random.default_rng(0)
             chats = [with_noise(example["chat"], modality, rng) for example in part]
-            without = modality if line.task == "caption" else None
+            without = modality if len(line.needs) > 1 else None
             noisy[modality] = (
                 scored(part, chats).value,
                 omniworld.chance(line.task, examples, without),

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from omnijax.errors import UserError
 from omnijax.sharding import flatten, make_mesh, partition_spec, unflatten
 from omnijax.train.checkpoint import Checkpointer, abstract
-from omnijax.train.metrics import MetricWriter, Report
+from omnijax.train.metrics import MetricWriter, Report, replace_text
 from omnijax.train.stages import RunConfig, Stage
 from omnijax.train.state import (
     Objective,
@@ -40,7 +40,7 @@ class Result(NamedTuple):
     metrics: dict[str, float]  # the last report, with `eval_` values
 
 
-class Diverged(RuntimeError):
+class Diverged(UserError):
     """The loss or a gradient is no longer finite."""
 
 
@@ -159,7 +159,7 @@ def fit(
         else:
             params = _first_params(stage, fresh, shapes.params, where.params, start)
             state = jax.jit(around, out_shardings=where)(params)
-        (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        replace_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
         step = int(state.step)
         writer = MetricWriter(workdir, resume_step=step)
         report = Report(stage.name, stage.steps, done=step, show=run.progress)
@@ -233,8 +233,18 @@ def _run(
             return {}
         return evaluate(eval_step, eval_params(state), eval_data(), run.eval_batches, mesh)
 
+    def check(values: Mapping[str, Any]) -> None:
+        loss, norm = float(values["loss"]), float(values["grad_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(
+                f"stage {stage.name}, step {step}: loss {loss}, gradient norm {norm}; the last "
+                f"good checkpoint is in {checkpoints.directory}, a lower learning rate may help"
+            )
+
     def save() -> None:
         nonlocal saved_at
+        if pending is not None:
+            check(pending)
         checkpoints.save(state, data.get_state())
         saved_at = time.monotonic()
 
@@ -268,12 +278,7 @@ def _run(
                 "targets_per_second": window["targets"] / taken,
                 "data_wait_share": window["wait"] / taken,
             }
-            if not all(math.isfinite(values[name]) for name in ("loss", "grad_norm")):
-                raise Diverged(
-                    f"stage {stage.name}, step {step}: loss {values['loss']}, gradient norm "
-                    f"{values['grad_norm']}; the last good checkpoint is in "
-                    f"{checkpoints.directory}"
-                )
+            check(values)
             last = {**last, **values, **speed}
             writer.write(step, {**values, **speed})
             report.numbers(
@@ -296,7 +301,7 @@ def _run(
             window["start"] = time.monotonic()
         due = run.save_every and step % run.save_every == 0
         due = due or (run.save_minutes and time.monotonic() - saved_at > 60 * run.save_minutes)
-        if (due and not ends) or ends:
+        if due or ends:
             save()
             window["start"] = time.monotonic()
         if run.time_limit_minutes and time.monotonic() - started > 60 * run.time_limit_minutes:

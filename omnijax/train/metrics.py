@@ -1,12 +1,35 @@
 """Numbers of a run: a jsonl line and TensorBoard scalars for each report, and a progress bar."""
 
+import contextlib
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from omnijax.errors import UserError
+
+
+@contextlib.contextmanager
+def writing(what: Path) -> Iterator[None]:
+    """A full or read-only disk becomes an error that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {what}: {error.strerror}; the last checkpoint is still there"
+        ) from None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    with writing(path):
+        partial.write_text(text)
+        os.replace(partial, path)
 
 
 class MetricWriter:
@@ -28,20 +51,24 @@ class MetricWriter:
                         kept.append(line + "\n")
                 except (ValueError, KeyError):
                     continue  # the half line of a kill
-            self._path.write_text("".join(kept))
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=resume_step + 1)
+            replace_text(self._path, "".join(kept))
+        with writing(self._path):
+            self._file = self._path.open("a")
+            board = str(Path(workdir) / "tensorboard")
+            self._board = SummaryWriter(board, purge_step=resume_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **rounded}) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **rounded}) + "\n")
+            self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        for file in (self._file, self._board):
+            with contextlib.suppress(OSError):  # a full disk has been told of already
+                file.close()
 
 
 class Report:

@@ -4,11 +4,13 @@ import dataclasses
 import functools
 import importlib.resources
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import AbstractMesh, Mesh
 
 from omnijax.data import PipelineConfig, make_pipeline
 from omnijax.errors import UserError
@@ -16,7 +18,7 @@ from omnijax.media.processor import ProcessorConfig
 from omnijax.models.aut import AuT, AuTDecoder, AuTDecoderConfig
 from omnijax.models.thinker import Thinker, ThinkerConfig
 from omnijax.models.vision import VisionEncoder
-from omnijax.sharding import flatten, make_mesh, unflatten
+from omnijax.sharding import LOGICAL_AXES, flatten, make_mesh, unflatten
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.checkpoint import differing_fields, read_params
 from omnijax.train.loop import Result, fit
@@ -88,7 +90,21 @@ def pipeline_config(stage: Stage, run: RunConfig, split: str) -> PipelineConfig:
         window_chunks=stage.window_chunks if split == "train" else (),
         cache_gb=run.cache_gb,
         threads=run.threads,
+        shuffle=split == "train",
     )
+
+
+def check_rows(stage: Stage, mesh: Mesh | AbstractMesh) -> None:
+    """Each device that shares a batch must get rows of its own."""
+    if jax.process_count() > 1:
+        raise UserError(f"training runs in one process, this one is of {jax.process_count()}")
+    rows = stage.batch // stage.accumulate
+    ways = math.prod(mesh.shape[axis] for axis in LOGICAL_AXES.batch)
+    if rows % ways:
+        raise UserError(
+            f"config.stage.batch / accumulate is {rows} rows, which {ways} devices (mesh axes "
+            f"{', '.join(LOGICAL_AXES.batch)}) cannot share: give a multiple of {ways}"
+        )
 
 
 def build_objective(
@@ -169,6 +185,7 @@ def run_stage(config: Mapping[str, Any], workdir: Path, find: Callable[[str], Pa
     check_media(model, processor)
     config["model"] = json.loads(json.dumps(to_dict(model)))
     mesh = make_mesh(**config["mesh"])
+    check_rows(stage, mesh)
     make = functools.partial(make_pipeline, tokenizer=tokenizer, processor=processor)
     data = make(
         pipeline_config(stage, run, "train"),

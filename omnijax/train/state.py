@@ -125,7 +125,8 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(trained),
-        ema=jax.tree.map(jnp.copy, trained) if ema else None,
+        # In float32: in bfloat16 the average would stand still.
+        ema=jax.tree.map(lambda x: jnp.array(x, jnp.float32), trained) if ema else None,
         rng=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
     )
 
@@ -281,4 +282,8 @@ def make_eval_step(objective: Objective) -> Callable[[Params, Any], Losses]:
 
 def eval_params(state: TrainState) -> Params:
     """The parameters to use: the averages where there are any."""
-    return state.params if state.ema is None else merge_params(state.params, state.ema)
+    if state.ema is None:
+        return state.params
+    own = flatten(state.params)
+    averages = {path: leaf.astype(own[path].dtype) for path, leaf in flatten(state.ema).items()}
+    return merge_params(state.params, unflatten(averages))

@@ -16,7 +16,7 @@ MODEL = (object.__new__(TextGenerator), nano_tokenizer(), nano_processor())
 def test_a_row_says_whether_its_aim_is_met():
     row = Row("transcribe", "WER", 0.04, 0.05, True, 0.97, {"audio": (0.96, 0.97)}, 50)
     assert row.cells() == (
-        "transcribe", "WER", "0.040", "0.05", "yes", "0.970", "audio 0.960", "50",
+        "transcribe", "WER", "0.040", "0.05", "yes", "0.970", "audio 0.960 (0.970)", "50",
     )  # fmt: skip
     assert row._replace(met=False).cells()[4] == "no"
     bare = row._replace(aim=None, met=None, noise={}).cells()
@@ -60,7 +60,11 @@ def test_true_answers_meet_every_aim_and_noise_is_scored_beside_its_chance(world
     assert [row.score for row in rows] == [0.0, 0.0, 1.0]
     assert [row.count for row in rows] == [3] * 3
     assert set(rows[2].noise) == {"image", "audio"}
-    assert rows[2].noise["image"] == (0.0, rows[2].chance)
+    assert rows[2].noise["image"][0] == rows[2].noise["audio"][0] == 0.0
+    plans = score_table.omniworld.load("test", None, ("picture_question_spoken",))[:3]
+    by_sight = omniworld.chance("picture_question_spoken", plans, without="audio")
+    assert rows[2].noise["image"][1] == rows[2].chance
+    assert rows[2].noise["audio"][1] == by_sight != rows[2].chance
     json.dumps([row._asdict() for row in rows])
 
 

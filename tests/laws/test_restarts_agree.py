@@ -115,24 +115,23 @@ def final(workdir: Path) -> tuple[dict[str, bytes], list[str]]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
+    """A run never stopped, and one killed three times, which "moved" is a copy of."""
     folder = tmp_path_factory.mktemp("restarts")
     finish(folder / "straight")
+    dice = random.Random(0)
+    for step in (2, 4, 5):
+        kill_in_step(folder / "killed", step, dice.uniform(0, 0.4))
+    assert last_step(folder / "killed") < STEPS
+    shutil.copytree(folder / "killed", folder / "moved")
     return folder
 
 
 def test_killed_three_times_at_any_moment_it_ends_as_if_never_stopped(runs):
-    dice = random.Random(0)
-    for step in (2, 4, 5):
-        kill_in_step(runs / "killed", step, dice.uniform(0, 0.4))
-    assert last_step(runs / "killed") < STEPS
-    shutil.copytree(runs / "killed", runs / "moved")
     finish(runs / "killed")
     assert final(runs / "killed") == final(runs / "straight")
 
 
 def test_resumed_on_two_devices_it_ends_within_rounding(runs):
-    if not (runs / "moved").exists():
-        pytest.skip("the killed run is missing")
     finish(runs / "moved", devices=2)
     ours, theirs = ([line for line in final(runs / name)[1]][-1] for name in ("moved", "straight"))
     loss = [float(text.split('"loss": ')[1].split(",")[0]) for text in (ours, theirs)]

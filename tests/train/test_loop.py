@@ -1,5 +1,6 @@
 """The loop: reports, evaluation, signals, limits, and what a run leaves behind."""
 
+import gc
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from omnijax.errors import UserError
 from omnijax.train import Diverged, Objective
+from omnijax.train.metrics import MetricWriter
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_run  # noqa: E402
@@ -97,6 +99,37 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     )
     with pytest.raises(Diverged, match="step 1: loss"):
         toy_run.run(tmp_path, objective=broken)
+
+
+class Poisoned(toy_run.Data):
+    """NaN in batch 5."""
+
+    def __next__(self):
+        batch = super().__next__()
+        return batch._replace(y=batch.y * np.nan) if self.number == 5 else batch
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
+    with pytest.raises(Diverged, match=r"step 5: loss nan.*last good checkpoint"):
+        toy_run.run(tmp_path, data=Poisoned(), save_every=1, log_every=100)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+
+
+def test_metrics_that_cannot_be_written_are_a_user_error_and_the_checkpoint_stays(tmp_path):
+    class Full(toy_run.Data):
+        """The disk is full from batch 5 on."""
+
+        def __next__(self):
+            if self.number == 4:
+                file = next(f for f in gc.get_objects() if isinstance(f, MetricWriter))._file
+                full = os.open("/dev/full", os.O_WRONLY)
+                os.dup2(full, file.fileno())
+                os.close(full)
+            return super().__next__()
+
+    with pytest.raises(UserError, match=r"metrics.jsonl: No space left.*checkpoint is still there"):
+        toy_run.run(tmp_path, data=Full())
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
 
 
 def test_data_that_ends_too_early_is_a_user_error(tmp_path):

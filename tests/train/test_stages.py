@@ -1,9 +1,12 @@
 """Stages are data that comes from files and flags: what is wrong is said by name."""
 
 import pytest
+from jax.sharding import AbstractMesh
 
 from omnijax.errors import UserError
 from omnijax.models.thinker import ThinkerConfig
+from omnijax.sharding import MESH_AXES
+from omnijax.train.recipe import check_rows
 from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, from_dict, to_dict
 
 
@@ -65,3 +68,10 @@ def test_an_optimizer_that_cannot_be_is_refused(values, message):
 
 def test_numbers_of_a_run_may_come_as_text():
     assert from_dict(RunConfig, {"save_minutes": "2.5", "keep": 3}).save_minutes == 2.5
+
+
+def test_rows_that_the_devices_cannot_share_are_refused():
+    mesh = AbstractMesh((2, 2, 1, 1, 2), MESH_AXES)
+    check_rows(Stage(name="s", batch=16), mesh)
+    with pytest.raises(UserError, match=r"is 12 rows, which 8 devices .* a multiple of 8"):
+        check_rows(Stage(name="s", batch=24, accumulate=2), mesh)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from omnijax.errors import UserError
 from omnijax.models.aut import AuT
 from omnijax.models.thinker.config import ThinkerConfig
 from omnijax.models.thinker.inputs import AudioInputs, ThinkerInputs, VisionInputs, empty_media
@@ -68,12 +69,15 @@ class Thinker(nn.Module):
         stream, so a slice along T takes all that belongs to its tokens.
         """
         c = self.config
+        for media, part in ((inputs.audio, "aut"), (inputs.vision, "vision")):
+            if media is not None and getattr(c, part) is None:
+                raise UserError(f"the input has media for {part}, which this model lacks")
         x = self.embed_tokens(inputs.tokens)
-        if c.aut is not None and inputs.audio is not None:
+        if inputs.audio is not None:
             with jax.named_scope("audio"):
                 features, valid = self.encode_audio(inputs.audio)
                 x = _place(x, features, valid, inputs.tokens == c.audio_token_id)
-        if c.vision is not None and inputs.vision is not None:
+        if inputs.vision is not None:
             with jax.named_scope("vision"):
                 v = inputs.vision
                 features, valid, levels = self.vision(v.patches, v.coords, v.grids, v.frames)

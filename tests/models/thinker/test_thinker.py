@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from omnijax.errors import UserError
 from omnijax.models import presets
 from omnijax.models.thinker import Thinker, text_inputs
+from omnijax.models.thinker.inputs import empty_media
 from omnijax.models.thinker.merge import gather_features
 
 CONFIG = presets.tiny()
@@ -77,3 +78,12 @@ def test_what_does_not_fit_is_named_with_its_number(change, words):
         dataclasses.replace(CONFIG, **change)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(("part", "media"), [("aut", "audio"), ("vision", "vision")])
+def test_media_without_an_encoder_are_refused_before_anything_runs(part, media):
+    inputs = text_inputs(jnp.zeros((1, 4), jnp.int32))
+    inputs = inputs._replace(**{media: getattr(empty_media(CONFIG, inputs), media)})
+    model = Thinker(dataclasses.replace(CONFIG, **{part: None}))
+    with pytest.raises(UserError, match=f"has media for {part}, which this model lacks"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), inputs))
