@@ -6,6 +6,7 @@ first and uniformly, then the rest is drawn until the split rule holds, so that 
 balanced and cannot be guessed from the words of the question.
 """
 
+import functools
 import zlib
 from collections.abc import Callable
 
@@ -66,9 +67,14 @@ def task_of(index: int, split: str) -> str:
     if split == "test_voice":
         return "transcribe"
     block, place = divmod(index, BLOCK)
-    order = np.random.default_rng([17, block]).permutation(BLOCK)
+    return _tasks_of_block(block)[place]
+
+
+@functools.lru_cache(maxsize=4096)
+def _tasks_of_block(block: int) -> tuple[str, ...]:
     pool = [task for task, count in MIXTURE.items() for _ in range(count)]
-    return pool[int(order[place])]
+    order = np.random.default_rng([17, block]).permutation(BLOCK)
+    return tuple(pool[place] for place in order.tolist())
 
 
 def plan(index: int, split: str = "train", seed: int = 0) -> dict:

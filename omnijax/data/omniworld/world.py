@@ -1,5 +1,6 @@
 """Pictures (96x96) and clips (64x64, 8 frames a second) of coloured shapes, drawn from a plan."""
 
+import functools
 import math
 
 import numpy as np
@@ -135,6 +136,16 @@ def _shade(colour: str, rng: np.random.Generator) -> np.ndarray:
 
 def _paint(canvas, shape, colour, x, y, radius, squeeze) -> None:
     """Blends one shape into the canvas, antialiased."""
+    left, top, cover = _cover(shape, float(x), float(y), float(radius), float(squeeze))
+    side, limit = len(cover), len(canvas)
+    y0, y1, x0, x1 = max(top, 0), min(top + side, limit), max(left, 0), min(left + side, limit)
+    cover = cover[y0 - top : y1 - top, x0 - left : x1 - left, None]
+    canvas[y0:y1, x0:x1] += cover * (colour - canvas[y0:y1, x0:x1])
+
+
+@functools.lru_cache(maxsize=8)  # in most frames of a clip nothing has moved
+def _cover(shape, x, y, radius, squeeze) -> tuple[int, int, np.ndarray]:
+    """Left, top and the covered share of each pixel [side, side]."""
     left, top = math.floor(x - radius * 1.2) - 1, math.floor(y - radius * 1.2) - 1
     side = math.ceil(2.4 * radius) + 3
     mask = Image.new("L", (side * _OVERSAMPLE, side * _OVERSAMPLE))
@@ -153,11 +164,7 @@ def _paint(canvas, shape, colour, x, y, radius, squeeze) -> None:
         if shape == "ring":
             pen.ellipse([at(-0.5, -0.5), at(0.5, 0.5)], fill=0)
     blocks = np.asarray(mask, np.float64).reshape(side, _OVERSAMPLE, side, _OVERSAMPLE)
-    cover = blocks.mean((1, 3)) / 255
-    limit = len(canvas)
-    y0, y1, x0, x1 = max(top, 0), min(top + side, limit), max(left, 0), min(left + side, limit)
-    cover = cover[y0 - top : y1 - top, x0 - left : x1 - left, None]
-    canvas[y0:y1, x0:x1] += cover * (colour - canvas[y0:y1, x0:x1])
+    return left, top, blocks.mean((1, 3)) / 255
 
 
 def _finish(canvas: np.ndarray) -> np.ndarray:
