@@ -1,26 +1,28 @@
-# make demo   set up, then talk with the shipped nano model       make test     set up, then the tests
-# make nano   train the nano weights from scratch (resumable)     make lint     ruff
-# make parity live agreement with transformers (own environment)  make bench    timing tables
+# make demo   set up, then talk with the shipped nano model       make test   set up, then the tests
+# make nano   train the nano weights from scratch (resumable)     make lint   ruff
+# make parity live agreement with transformers (own environment)  make bench  timing tables
 # make test-slow  the slow tests as well
 
 PYTHON ?= python3
 VENV   := .venv
 PARITY := .venv-parity
 BIN    := $(VENV)/bin
+# With a GPU: make nano EXTRAS=test,notebooks,gpu
+EXTRAS ?= test,notebooks
 PIP    := -m pip install --disable-pip-version-check --constraint .ci/constraints.txt
 
 # Large CPU buffers page-fault at every call with glibc's defaults: keep them mapped.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test test-slow lint parity nano clean
+.PHONY: demo test test-slow lint parity nano bench clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"omnijax needs Python 3.11 or newer, {sys.executable} is {v.major}.{v.minor}: run make PYTHON=/path/to/python3.11")'
 	@echo "Setting up $(VENV) (once, about 1 GB) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) --upgrade "setuptools>=77" wheel
-	$(BIN)/python $(PIP) --no-build-isolation -e ".[test,notebooks]"
+	$(BIN)/python $(PIP) --no-build-isolation -e ".[$(EXTRAS)]"
 	@touch $@
 
 $(PARITY)/.ready: $(VENV)/.ready
@@ -34,7 +36,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python experiments/demo.py
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not parity"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not parity"
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -q -m "slow and not parity"
@@ -48,6 +50,9 @@ parity: $(PARITY)/.ready
 
 nano: $(VENV)/.ready
 	$(BIN)/python experiments/nano.py
+
+bench: $(VENV)/.ready
+	$(BIN)/python experiments/bench.py
 
 clean:
 	rm -rf $(VENV) $(PARITY) .pytest_cache .ruff_cache

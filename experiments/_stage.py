@@ -93,12 +93,9 @@ class Recipe:
         return run_stage(config.to_dict(), workdir, self.workdir).finished
 
     def _complete(self, stage: str) -> bool:
-        """Whether a stage's last checkpoint is that of its last step."""
-        folder = self.workdir(stage) / "checkpoints"
-        steps = (
-            [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
-        )
-        return bool(steps) and max(steps) >= self.stage_config(stage).stage.steps
+        from omnijax.train.recipe import is_finished
+
+        return is_finished(self.workdir(stage), self.stage_config(stage).to_dict())
 
 
 def from_flags(default_stage: str) -> Recipe:

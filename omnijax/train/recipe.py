@@ -5,6 +5,7 @@ import functools
 import importlib.resources
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from omnijax.data import PipelineConfig, make_pipeline
+from omnijax.data.omniworld import OmniWorld
 from omnijax.errors import UserError
 from omnijax.media.processor import ProcessorConfig
 from omnijax.models.aut import AuT, AuTDecoder, AuTDecoderConfig
@@ -20,7 +22,7 @@ from omnijax.models.thinker import Thinker, ThinkerConfig
 from omnijax.models.vision import VisionEncoder
 from omnijax.sharding import LOGICAL_AXES, flatten, make_mesh, unflatten
 from omnijax.text.tokenizer import Tokenizer
-from omnijax.train.checkpoint import differing_fields, read_params
+from omnijax.train.checkpoint import check_same_config, differing_fields, read_params
 from omnijax.train.loop import Result, fit
 from omnijax.train.objectives.aed import aed_objective
 from omnijax.train.objectives.lm import lm_objective
@@ -73,6 +75,11 @@ def check_media(model: ThinkerConfig, processor: ProcessorConfig) -> None:
             raise UserError(f"config.processor.{name} is {given}, the model's encoder has {needed}")
 
 
+def memory_gb() -> float:
+    """What this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
 def pipeline_config(stage: Stage, run: RunConfig, split: str) -> PipelineConfig:
     """What the data pipeline is asked for; the evaluation split is read in order."""
     return PipelineConfig(
@@ -88,7 +95,7 @@ def pipeline_config(stage: Stage, run: RunConfig, split: str) -> PipelineConfig:
         on_too_long=stage.on_too_long,
         loss_weighting=stage.loss_weighting,
         window_chunks=stage.window_chunks if split == "train" else (),
-        cache_gb=run.cache_gb,
+        cache_gb=min(run.cache_gb, 0.3 * memory_gb()),
         threads=run.threads,
         shuffle=split == "train",
     )
@@ -174,16 +181,38 @@ def starting_params(
     return unflatten(start) if start else None
 
 
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as a run keeps it: plain values, the tokenizer's ids, the corpus' version."""
+    config = json.loads(json.dumps(to_dict(config)))
+    stage = from_dict(Stage, config["stage"], "config.stage.")
+    model = resolve_model(config["model"], open_tokenizer(config["tokenizer"]))
+    config["model"] = json.loads(json.dumps(to_dict(model)))
+    if any(name.split("/")[0] == "omniworld" for name, _ in stage.weights()):
+        config["corpus"] = f"omniworld {OmniWorld.VERSION}"
+    return config
+
+
+def is_finished(workdir: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a stage's last step has its checkpoint; raises if it is another recipe's."""
+    folder = workdir / "checkpoints"
+    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+    if not steps:
+        return False
+    config = resolve(config)
+    saved = json.loads((workdir / "config.json").read_text())
+    check_same_config(comparable(saved), comparable(config), workdir)
+    return max(steps) >= config["stage"]["steps"]
+
+
 def run_stage(config: Mapping[str, Any], workdir: Path, find: Callable[[str], Path]) -> Result:
     """Trains one stage in `workdir`; `find` gives the workdir of a stage by its name."""
-    config = json.loads(json.dumps(to_dict(config)))
+    config = resolve(config)
     stage = from_dict(Stage, config["stage"], "config.stage.")
     run = from_dict(RunConfig, config["run"], "config.run.")
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
     tokenizer = open_tokenizer(config["tokenizer"])
-    model = resolve_model(config["model"], tokenizer)
+    model = from_dict(ThinkerConfig, config["model"])
     check_media(model, processor)
-    config["model"] = json.loads(json.dumps(to_dict(model)))
     mesh = make_mesh(**config["mesh"])
     check_rows(stage, mesh)
     make = functools.partial(make_pipeline, tokenizer=tokenizer, processor=processor)

@@ -153,7 +153,7 @@ class RunConfig:
     eval_split: str = "validation"  # "" = no evaluation
     data_dir: str = ""  # where prepared data lies; "" = the default place
     threads: int = 2  # that read and render data
-    cache_gb: float = 8.0  # memory for rendered examples
+    cache_gb: float = 8.0  # memory for rendered examples; at most 30 % of the machine's
     progress: bool = True
 
 
