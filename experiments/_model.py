@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from omnijax.errors import UserError
 from omnijax.generate.sampling import SamplingConfig
 from omnijax.generate.text import TextGenerator
 from omnijax.media import ProcessorConfig
-from omnijax.models.thinker import Thinker, ThinkerConfig
+from omnijax.models.thinker import Thinker, ThinkerConfig, text_inputs
+from omnijax.sharding import flatten
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
 from omnijax.train.recipe import open_tokenizer
@@ -47,16 +51,35 @@ def load(weights: str) -> Loaded:
         params, config = read_params(directory / "checkpoints")
     else:
         params, config = load_weights(directory)
+    for name in ("model", "processor", "tokenizer"):
+        if name not in config:
+            raise UserError(f"the config in {directory} has no {name}")
     model = from_dict(ThinkerConfig, config["model"], "config.model.")
     decoder = dataclasses.replace(model.decoder, remat="none")
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
+    thinker = Thinker(dataclasses.replace(model, decoder=decoder))
+    check_params(thinker, params, directory)
     return Loaded(
-        Thinker(dataclasses.replace(model, decoder=decoder)),
+        thinker,
         params,
         open_tokenizer(config["tokenizer"]),
         processor,
         config,
     )
+
+
+def check_params(model: Thinker, params: Any, where: Path) -> None:
+    """Raises where the parameters are not those of the model, and names one that differs."""
+    prompt = text_inputs(jnp.zeros((1, 1), jnp.int32))
+    needed = jax.eval_shape(lambda: model.init(jax.random.key(0), prompt)["params"])
+    needed = {path: leaf.shape for path, leaf in flatten(needed).items()}
+    given = {path: leaf.shape for path, leaf in flatten(params).items()}
+    for path in sorted({*needed, *given}):
+        if needed.get(path) != given.get(path):
+            raise UserError(
+                f"the weights in {where} are not of the model in its config: {path} is "
+                f"{given.get(path, 'missing')}, the model's is {needed.get(path, 'nothing')}"
+            )
 
 
 def export(run: Path, directory: Path) -> Path:
