@@ -53,11 +53,18 @@ def read_tools(path: str | None) -> list:
 
 
 def read_media() -> dict:
-    """What the flags give, read and checked before a model is loaded."""
+    """What the flags give, read and checked before a model is loaded.
+
+    Which frames of a video are wanted is known with the model: here it is only tried.
+    """
     from omnijax.media import load_audio, load_image, load_video
 
+    def tried(path: str) -> str:
+        load_video(path, max_frames=1)
+        return path
+
     flag_of = {"image": IMAGE, "video": VIDEO, "audio": AUDIO}
-    load = {"image": load_image, "video": load_video, "audio": load_audio}
+    load = {"image": load_image, "video": tried, "audio": load_audio}
     return {kind: load[kind](flag.value) for kind, flag in flag_of.items() if flag.value}
 
 

@@ -46,8 +46,11 @@ class RowBudget:
         for name in ("max_audio_chunks", "max_patches"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}, it must not be negative")
-        if self.max_patches % 4:
-            raise UserError(f"max_patches is {self.max_patches}, it must be a multiple of 4")
+        if self.max_patches % 4:  # spatial_merge**2 of every preset; whole merge blocks only
+            raise UserError(
+                f"max_patches is {self.max_patches}, it must be a multiple of 4, the patches of a "
+                "merge block (spatial_merge**2 of every preset)"
+            )
 
     def excess(self, rendered: Rendered) -> str | None:
         """What of the example does not fit into an empty row, with length and limit."""
@@ -93,6 +96,17 @@ def empty_vision(batch: int, patches: int, processor: ProcessorConfig) -> Vision
     )
 
 
+def _whole(positions: np.ndarray) -> np.ndarray:
+    """The position ids, or an error at one that an integer cannot hold."""
+    between = positions[positions % 1 != 0]
+    if len(between):
+        raise UserError(
+            f"an example has the position id {between[0]:g}, a row holds whole ids only: choose "
+            'ChatStyle(time="stamps"), or an ids_per_second that gives whole ids'
+        )
+    return positions
+
+
 def collate_thinker(
     rows: Sequence[Sequence[Rendered]],
     *,
@@ -121,7 +135,7 @@ def collate_thinker(
         for document, example in enumerate(row, start=1):
             t_end = t + len(example.tokens)
             tokens[b, t:t_end] = example.tokens
-            positions[:, b, t:t_end] = example.positions.T
+            positions[:, b, t:t_end] = _whole(example.positions).T
             segments[b, t:t_end] = document
             targets[b, t : t_end - 1] = example.tokens[1:]
             weight = example.loss_mask[1:].astype(np.float32)

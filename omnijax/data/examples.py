@@ -14,11 +14,10 @@ from omnijax.data.cache import RenderedCache
 from omnijax.data.config import PipelineConfig
 from omnijax.data.sources import Source
 from omnijax.errors import UserError
-from omnijax.media.audio import check_audio, load_audio, resample
-from omnijax.media.image import load_image
+from omnijax.media.audio import check_audio, resample
 from omnijax.media.processor import ProcessorConfig, audio_arrays, image_arrays, video_arrays
-from omnijax.media.video import load_video
 from omnijax.text.chat import Rendered, render
+from omnijax.text.content import Medium, plain_items, read_audio, read_image, read_video
 from omnijax.text.style import ChatStyle
 from omnijax.text.tokenizer import Tokenizer
 
@@ -156,9 +155,9 @@ def transcript(record: Mapping[str, Any]) -> tuple[Any, str] | None:
 
 
 def _items(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The parts of all messages that are not plain text."""
-    contents = (message.get("content") or "" for message in record["chat"]["messages"])
-    return [item for items in contents if not isinstance(items, str) for item in items]
+    """The content items of all messages, under their plain names."""
+    contents = (message.get("content") for message in record["chat"]["messages"])
+    return [item for content in contents for item in plain_items(content)]
 
 
 def make_rendered(tokenizer: Tokenizer, processor: ProcessorConfig, style: ChatStyle) -> Make:
@@ -180,7 +179,7 @@ def make_spoken(tokenizer: Tokenizer, processor: ProcessorConfig) -> Make:
         if found is None:
             raise UserError('no transcribed clip; "transcript" in its "meta" would name the words')
         clip, text = found
-        clip = load_audio(clip) if isinstance(clip, str) else check_audio(clip)
+        clip = check_audio(read_audio(clip))
         samples = resample(clip, processor.sample_rate).samples
         arrays = audio_arrays(samples, processor, window_chunks=WHOLE_CLIP)
         tokens = np.asarray(tokenizer.encode(text, literal=True), np.int32)
@@ -197,10 +196,11 @@ def make_shown(tokenizer: Tokenizer, processor: ProcessorConfig) -> Make:
         item = next((x for x in _items(record) if x["type"] in ("image", "video")), None)
         if item is None or not isinstance(words, str):
             raise UserError('no described picture; "description" in its "meta" would describe it')
-        kind, value = item["type"], item[item["type"]]
-        if isinstance(value, str):
-            value = load_image(value) if kind == "image" else load_video(value)
-        arrays = (image_arrays if kind == "image" else video_arrays)(value, processor)
+        if item["type"] == "image":
+            arrays = image_arrays(read_image(Medium("image", item["image"], {})), processor)
+        else:
+            fps = item.get("fps")
+            arrays = video_arrays(read_video(item["video"], processor, fps), processor, fps)
         tokens = np.asarray(tokenizer.encode(words, literal=True), np.int32)
         return Shown(arrays.patches, arrays.coords, arrays.grids, arrays.frames + 1, tokens)
 

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,8 +17,9 @@ import numpy as np
 from omnijax.errors import UserError
 from omnijax.media.audio import Audio
 from omnijax.text.chat import ROLES
+from omnijax.text.content import MEDIA, is_address, plain_items
 
-MEDIA = ("image", "audio", "video")
+NO_EVALUATION = "--config.run.eval_split= turns evaluation off"
 
 
 @runtime_checkable
@@ -31,38 +32,53 @@ class Source(Protocol):
 
 
 def check_chat(chat: Any, where: str) -> dict:
-    """The chat itself, or an error that says what its shape lacks."""
+    """The chat with its content items under plain names, or an error that says what it lacks."""
     if not isinstance(chat, Mapping) or not isinstance(chat.get("messages"), Sequence):
         raise UserError(f'{where}: a chat is an object with a list "messages"')
     if not chat["messages"]:
         raise UserError(f"{where}: the chat has no messages")
+    messages = []
     for n, message in enumerate(chat["messages"]):
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in ROLES:
             raise UserError(f"{where}: role of message {n} is {role!r}, known are {ROLES}")
-        content = message.get("content") or []
-        for item in [] if isinstance(content, str) else content:
-            if not isinstance(item, Mapping) or "type" not in item:
-                raise UserError(f'{where}: an item of message {n} lacks "type": {str(item)[:80]}')
-            if item["type"] in MEDIA and item["type"] not in item:
+        content = message.get("content")
+        if not isinstance(content, str):
+            try:
+                content = plain_items(content)
+            except UserError as error:
+                raise UserError(f"{where}: message {n}: {error}") from None
+        for item in _media_of(content):
+            if item[item["type"]] is None:
                 raise UserError(f"{where}: an item of message {n} lacks {item['type']!r}")
-    return dict(chat)
+        messages.append({**message, "content": content})
+    return {**chat, "messages": messages}
+
+
+def _media_of(content: Any) -> Iterator[dict[str, Any]]:
+    """The media among plain items, those in tool results too."""
+    for item in [] if isinstance(content, str) else content:
+        if item["type"] in MEDIA:
+            yield item
+        elif item["type"] == "tool_result":
+            yield from _media_of(item.get("content", item.get("tool_result")))
 
 
 class FolderSource:
     """A folder with ``*.jsonl`` files, one chat a line; media paths are relative to the folder.
 
+    A split is ``SPLIT/*.jsonl`` in the folder; "train" may lie in the folder itself instead. Paths
+    are relative to the folder in every split, so that a line can move from one to another.
+
     A line is a chat, or an object with "chat" and optionally "task" and "meta". Every line is
     checked at once, so a missing file is found now and not hours later; it is named with its line.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, split: str = "train"):
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UserError(f"data folder {folder} does not exist or is not a folder")
-        files = sorted(self.folder.glob("*.jsonl"))
-        if not files:
-            raise UserError(f"data folder {folder} has no .jsonl file")
+        files = self._files(split)
         self._lines: list[tuple[Path, int, int]] = []  # file, line number, byte offset
         for file in files:
             offset = 0
@@ -74,6 +90,25 @@ class FolderSource:
                     offset += len(line)
         if not self._lines:
             raise UserError(f"data folder {folder} has no examples: its .jsonl files are empty")
+
+    def _files(self, split: str) -> list[Path]:
+        own = sorted((self.folder / split).glob("*.jsonl"))
+        top = sorted(self.folder.glob("*.jsonl"))
+        if split != "train":
+            if not own:
+                raise UserError(
+                    f"data folder {self.folder} has no split {split!r}: put .jsonl files into "
+                    f"{self.folder / split}, or {NO_EVALUATION}"
+                )
+            return own
+        if own and top:
+            raise UserError(
+                f"data folder {self.folder} has .jsonl files of the split 'train' in two places: "
+                f"{top[0]} and {own[0]}; leave one"
+            )
+        if not own and not top:
+            raise UserError(f"data folder {self.folder} has no .jsonl file")
+        return own or top
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -93,20 +128,20 @@ class FolderSource:
             raise UserError(f"{where}: a line must be a JSON object, not {type(record).__name__}")
         chat = check_chat(record.get("chat", record), where)
         for message in chat["messages"]:
-            content = message.get("content") or []
-            for item in [] if isinstance(content, str) else content:
-                if item["type"] in MEDIA:
-                    item[item["type"]] = self._existing(item[item["type"]], where)
-        return {
-            "chat": chat,
-            "task": record.get("task", "chat"),
-            "meta": record.get("meta", {}),
-            "where": where,
-        }
+            for item in _media_of(message["content"]):
+                item[item["type"]] = self._existing(item[item["type"]], where)
+        task, meta = record.get("task", "chat"), record.get("meta", {})
+        if not isinstance(task, str):
+            raise UserError(f'{where}: "task" is a string, not {type(task).__name__}')
+        if not isinstance(meta, dict):
+            raise UserError(f'{where}: "meta" is an object, not {type(meta).__name__}')
+        return {"chat": chat, "task": task, "meta": meta, "where": where}
 
     def _existing(self, name: Any, where: str) -> str:
         if not isinstance(name, str):
             raise UserError(f"{where}: a medium is given by its path, not {type(name).__name__}")
+        if is_address(name):
+            return name
         path = self.folder / name
         if not path.is_file():
             raise UserError(f"{where}: file {path} does not exist")
@@ -206,8 +241,8 @@ class TfdsSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         where = f"{self.name}[{index}]"
         example = self._to_chat(self._records[index])
-        check_chat(example["chat"], where)
-        return {"task": "chat", "meta": {}, "where": where, **example}
+        chat = check_chat(example["chat"], where)
+        return {"task": "chat", "meta": {}, "where": where, **example, "chat": chat}
 
 
 class TaskSource:
@@ -239,6 +274,8 @@ def open_sources(
     """Sources by their names in a mixture; what they share is opened once.
 
     ``omniworld`` · ``omniworld/TASK[+TASK]`` · ``folder:PATH`` · ``tfds:NAME[:SPLIT]``
+
+    A SPLIT of its own is what a source trains on; it is never read in place of another `split`.
     """
     worlds: list[Source] = []
 
@@ -254,9 +291,14 @@ def open_sources(
         kind, _, rest = spec.partition(":")
         family, _, tasks = kind.partition("/")
         if kind == "folder" and rest:
-            opened[spec] = FolderSource(rest)
+            opened[spec] = FolderSource(rest, split)
         elif kind == "tfds" and rest:
             name, _, own_split = rest.partition(":")
+            if own_split and split not in ("train", own_split.partition("[")[0]):
+                raise UserError(
+                    f"{spec} is the split {own_split!r}, not {split!r}: write tfds:{name}, whose "
+                    f"splits are then train and {split}, or {NO_EVALUATION}"
+                )
             opened[spec] = TfdsSource(name, own_split or split, data_dir=data_dir)
         elif family == "omniworld" and not rest:
             opened[spec] = TaskSource(world(), tasks.split("+")) if tasks else world()

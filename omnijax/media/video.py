@@ -84,8 +84,9 @@ def choose_frames(
         count = min(max(count, min_frames), max_frames)
         step = length / count
     shown_at = times[0] + step * np.arange(count)
-    # A millisecond of slack: containers round timestamps.
-    index = np.searchsorted(times, shown_at + 1e-3, side="right") - 1
+    # A millisecond of slack: containers round timestamps. In whole microseconds, so that the last
+    # bit of a time never decides, and frames that were chosen once are chosen again.
+    index = np.searchsorted(np.round(times, 6), np.round(shown_at + 1e-3, 6), side="right") - 1
     return np.unique(index)
 
 
@@ -157,6 +158,7 @@ def load_video(
     *,
     fps: float | int | None = None,
     max_frames: int | None = None,
+    min_frames: int = 1,
     max_seconds: float | int | None = None,
 ) -> Video:
     """Reads frames, their true times, and the sound track at its own rate.
@@ -170,7 +172,9 @@ def load_video(
 
     path = check_file(path)
     try:
-        frames, times, rotation, duration = _read_frames(av, path, fps, max_frames, max_seconds)
+        frames, times, rotation, duration = _read_frames(
+            av, path, fps, max_frames, min_frames, max_seconds
+        )
         audio, start = _read_sound(av, path)
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path}: cannot be read as a video: {error.strerror}") from error
@@ -184,7 +188,7 @@ def load_video(
     return check_video(Video(frames, times - zero, audio, duration - zero), str(path))
 
 
-def _read_frames(av, path, fps, max_frames, max_seconds):
+def _read_frames(av, path, fps, max_frames, min_frames, max_seconds):
     """(frames, times, quarter turns, time of the end); decodes once, keeps what is wanted."""
     with av.open(str(path)) as container:
         if not container.streams.video:
@@ -209,6 +213,7 @@ def _read_frames(av, path, fps, max_frames, max_seconds):
             times,
             fps=fps or len(times) / max(seconds, 1e-9),
             max_frames=max_frames or len(times),
+            min_frames=min_frames,
             duration=duration,
         )
     frames, places, rotation = _decode(av, path, stamps, set(wanted.tolist()), by_order=False)

@@ -1,6 +1,7 @@
 """Message content in the forms that OpenAI and Qwen users know, as text pieces and media."""
 
 import base64
+import functools
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from urllib.request import url2pathname
 import numpy as np
 
 from omnijax.errors import UserError
-from omnijax.media import Audio, Video, load_audio, load_image, load_video
+from omnijax.media import Audio, ProcessorConfig, Video, load_audio, load_image, load_video
 from omnijax.text.tools import ToolCall, as_call
 
 MEDIA = ("image", "audio", "video")
@@ -55,10 +56,21 @@ def pieces_of(content: Any, role: str) -> list[str | Medium]:
                 raise UserError(f"a text item needs a string, not {item.get('text')!r}")
             pieces.append(item["text"])
         else:
-            value = item.get(kind, item.get(item["type"]))
-            options = {k: v for k, v in item.items() if k not in ("type", kind, item["type"])}
-            pieces.append(Medium(kind, value, options))
+            pieces.append(_medium(kind, item))
     return _strip(_join(pieces))
+
+
+def plain_items(content: Any) -> list[dict[str, Any]]:
+    """A content's items under omnijax's own names, each medium one value beside its options.
+
+    {"type": "image_url", "image_url": {"url": "x"}} becomes {"type": "image", "image": "x"}.
+    """
+    return [_plain(item) for item in _items(content)]
+
+
+def is_address(value: str) -> bool:
+    """Whether it is a data: or file: address, or one of the network, and no path."""
+    return re.match(r"data:|file:|[a-z]+://", value) is not None
 
 
 def split_content(message: Mapping) -> tuple[list[str | Medium], list[ToolCall]]:
@@ -66,7 +78,10 @@ def split_content(message: Mapping) -> tuple[list[str | Medium], list[ToolCall]]
     items = _items(message.get("content"))
     calls = [item for item in items if _kind(item) == "tool_call"]
     pieces = pieces_of([item for item in items if _kind(item) != "tool_call"], "assistant")
-    calls = [call.get("tool_call", call) for call in calls] + list(message.get("tool_calls") or ())
+    more = message.get("tool_calls") or []
+    if not isinstance(more, list | tuple):
+        raise UserError(f"tool_calls is a list of calls, not {type(more).__name__}")
+    calls = [*(call.get("tool_call", call) for call in calls), *more]
     return pieces, [as_call(call) for call in calls]
 
 
@@ -85,20 +100,32 @@ def read_audio(value: Any) -> Audio:
     return _from_file(value, load_audio, "an audio is a path or media.Audio")
 
 
-def read_video(value: Any) -> Video:
+def read_video(
+    value: Any, processor: ProcessorConfig | None = None, fps: float | int | None = None
+) -> Video:
+    """With a processor, of a file only those frames that `video_arrays` then takes (with `fps`).
+
+    "linspace" counts all of a file's frames, so there they are all read.
+    """
     if isinstance(value, Video):
         return value
-    return _from_file(value, load_video, "a video is a path or media.Video")
+    load = load_video
+    if processor is not None and processor.video_sampling == "grid":
+        load = functools.partial(
+            load_video,
+            fps=processor.video_fps if fps is None else fps,
+            max_frames=processor.max_video_frames,
+            min_frames=processor.min_video_frames,
+        )
+    return _from_file(value, load, "a video is a path or media.Video")
 
 
 def _from_file(value: Any, load: Callable, what: str) -> Any:
     """Reads a path, a file: or data: address, or OpenAI's object round one of them."""
-    if isinstance(value, Mapping):
-        data = value.get("data")
-        value = value.get("url") if data is None else f"data:;base64,{data}"
+    value = _address(value)
     if not isinstance(value, str | Path):
         raise UserError(f"{what}, not {type(value).__name__}")
-    if isinstance(value, Path) or not re.match(r"data:|[a-z]+://", value):
+    if isinstance(value, Path) or not is_address(value):
         return load(value)
     if value.startswith("file:"):
         return load(url2pathname(urlparse(value).path))
@@ -112,6 +139,31 @@ def _from_file(value: Any, load: Callable, what: str) -> Any:
         file.write(data)
         file.flush()
         return load(file.name)
+
+
+def _address(value: Any) -> Any:
+    """What OpenAI's object round an address or base64 data holds; all else as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    data = value.get("data")
+    return value.get("url") if data is None else f"data:;base64,{data}"
+
+
+def _medium(kind: str, item: Mapping) -> Medium:
+    value = item.get(kind, item.get(item["type"]))
+    options = {k: v for k, v in item.items() if k not in ("type", kind, item["type"])}
+    return Medium(kind, value, options)
+
+
+def _plain(item: Any) -> dict[str, Any]:
+    kind = _kind(item)
+    if kind in MEDIA:
+        medium = _medium(kind, item)
+        return {**medium.options, "type": kind, kind: _address(medium.value)}
+    if kind == "tool_result":
+        name = "content" if "content" in item else "tool_result"
+        return {**item, name: plain_items(item.get(name))}
+    return {**item, "type": kind}
 
 
 def _items(content: Any) -> list[Any]:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from omnijax.data import PipelineConfig, make_pipeline, merge_states
+from omnijax.data.batch import RowBudget, collate_thinker
 from omnijax.data.examples import rewindow
 from omnijax.errors import UserError
+from omnijax.generate.prompts import collate_prompts
 from omnijax.media import Audio, ProcessorConfig
 from omnijax.text.chat import render
 from omnijax.text.tokenizer import train_tokenizer
@@ -300,6 +302,20 @@ def test_with_sqrt_weighting_an_answer_of_n_tokens_weighs_sqrt_n():
         np.testing.assert_allclose(rooted[row][here].sum(), np.sqrt(count), rtol=1e-5)
 
 
+def test_a_position_between_two_ids_is_refused_and_not_cut():
+    alone = render(chat(0), TOKENIZER, PROCESSOR)
+    fields = {"batch_size": 1, "budget": RowBudget(max_tokens=64), "processor": PROCESSOR}
+    whole = alone.positions.astype(np.float32)
+    batch, _ = collate_thinker([[alone._replace(positions=whole)]], **fields)
+    np.testing.assert_array_equal(batch.inputs.positions[:, 0, : len(whole)], alone.positions.T)
+    whole[3, 0] = 6.5
+    between = alone._replace(positions=whole)
+    with pytest.raises(UserError, match=r"position id 6.5, a row holds whole ids only"):
+        collate_thinker([[between]], **fields)
+    with pytest.raises(UserError, match=r"position id 6.5"):
+        collate_prompts([between], PROCESSOR)
+
+
 def test_an_example_over_a_limit_is_an_error_with_length_and_limit():
     with pytest.raises(UserError, match=r"a\[\d+\].* does not fit: it has \d+ patches, .* is 4"):
         take(pipeline(max_patches=4), 4)
@@ -331,7 +347,7 @@ def test_dropping_everything_is_an_error():
         ({"mixture": {"folder:/no/such": 1}}, "/no/such does not exist"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"max_tokens": 0}, "max_tokens is 0"),
-        ({"max_patches": 6}, "multiple of 4"),
+        ({"max_patches": 6}, r"max_patches is 6, .* multiple of 4, .*spatial_merge\*\*2"),
         ({"max_audio_chunks": -1}, "must not be negative"),
         ({"epochs": 0}, "epochs is 0"),
         ({"loss_weighting": "log"}, 'it must be "token" or "sqrt"'),

@@ -1,5 +1,6 @@
 """Sources: a folder of media and jsonl, a TFDS name, tasks of a source."""
 
+import base64
 import importlib.util
 import json
 import types
@@ -9,10 +10,18 @@ import pytest
 import soundfile
 from PIL import Image
 
-from omnijax.data import FolderSource, PipelineConfig, TfdsSource, make_pipeline, open_source
+from omnijax.data import (
+    FolderSource,
+    PipelineConfig,
+    TfdsSource,
+    examples,
+    make_pipeline,
+    open_source,
+)
+from omnijax.data.examples import make_shown, make_spoken
 from omnijax.data.sources import TaskSource, import_tfds, speech_to_chat
 from omnijax.errors import UserError
-from omnijax.media import ProcessorConfig
+from omnijax.media import ProcessorConfig, Video, load_video, video_arrays, write_video
 from omnijax.text.tokenizer import train_tokenizer
 
 PROCESSOR = ProcessorConfig(audio_chunk_frames=32, min_pixels=1024, max_pixels=4096, mel_bins=16)
@@ -73,7 +82,17 @@ def test_a_folder_trains(folder):
         (chat({"type": "audio", "audio": "no.wav"}), r"line 2: file .*no.wav does not exist"),
         (chat({"type": "audio", "audio": 3}), "line 2: a medium is given by its path, not int"),
         (chat({"type": "audio"}), "line 2: an item of message 0 lacks 'audio'"),
-        (chat({"text": "x"}), 'line 2: an item of message 0 lacks "type"'),
+        (
+            chat({"type": "image_url", "image_url": {}}),
+            "line 2: an item of message 0 lacks 'image'",
+        ),
+        (chat({"text": "x"}), "line 2: message 0: a content item has type None"),
+        (
+            {"messages": [{"role": "user", "content": 5}]},
+            "line 2: message 0: content is .* not int",
+        ),
+        ({"chat": chat(), "meta": "x"}, 'line 2: "meta" is an object, not str'),
+        ({"chat": chat(), "task": 3}, 'line 2: "task" is a string, not int'),
         ({"messages": []}, "line 2: the chat has no messages"),
         ({"turns": []}, 'line 2: a chat is an object with a list "messages"'),
         ({"messages": [{"role": "robot"}]}, "line 2: role of message 0 is 'robot'"),
@@ -86,6 +105,90 @@ def test_a_bad_line_is_named_with_its_number(folder, line, message):
     (folder / "1.jsonl").write_text(f"{json.dumps(chat())}\n{text}\n")
     with pytest.raises(UserError, match=message):
         FolderSource(folder)
+
+
+def test_openais_items_of_a_line_are_read_as_our_own(folder):
+    """Paths are found in the folder, in tool results too; addresses are left for the reader."""
+    data = base64.b64encode((folder / "media/q.wav").read_bytes()).decode()
+    result = [{"type": "image_url", "image_url": {"url": "media/x.png"}}]
+    messages = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "media/x.png"}},
+                {"type": "audio_url", "audio_url": {"url": (folder / "media/q.wav").as_uri()}},
+                {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
+                "What is it?",
+            ],
+        },
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]},
+        {"role": "tool", "content": [{"type": "tool_result", "content": result}]},
+        {"role": "assistant", "content": "A square."},
+    ]
+    for file in folder.glob("*.jsonl"):
+        file.unlink()
+    line = {"chat": {"messages": messages}, "meta": {"description": "red", "transcript": "red"}}
+    (folder / "1.jsonl").write_text(json.dumps(line))
+    source = FolderSource(folder)
+    picture, there, inline, text = source[0]["chat"]["messages"][0]["content"]
+    assert picture == {"type": "image", "image": str(folder / "media/x.png")}
+    assert there == {"type": "audio", "audio": (folder / "media/q.wav").as_uri()}
+    assert inline["type"] == "audio" and inline["audio"].startswith("data:")
+    assert text == {"type": "text", "text": "What is it?"}
+    (batch,) = train(source)
+    assert (batch.inputs.audio.lengths > 0).sum() == 4
+    assert (batch.inputs.vision.frames > 0).sum() == 2 * 16
+    shown = make_shown(TOKENIZER, PROCESSOR)(source[0], None)
+    spoken = make_spoken(TOKENIZER, PROCESSOR)(source[0], None)
+    assert len(shown.patches) == 16 and len(spoken.lengths) == 2
+    messages[0]["content"][0]["image_url"]["url"] = "media/gone.png"
+    (folder / "1.jsonl").write_text(json.dumps(line))
+    with pytest.raises(UserError, match=r"line 1: file .*gone.png does not exist"):
+        FolderSource(folder)
+    messages[0]["content"][0]["image_url"]["url"] = "https://a.b/c.png"
+    (folder / "1.jsonl").write_text(json.dumps(line))
+    with pytest.raises(UserError, match=r"line 1: .*nothing is fetched from the network"):
+        next(train(FolderSource(folder)))
+
+
+def test_a_described_video_is_read_with_no_more_frames_than_it_is_shown(folder, monkeypatch):
+    pixels = np.random.default_rng(1).integers(0, 256, (48, 32, 32, 3), dtype=np.uint8)
+    write_video(folder / "media/a.mp4", Video(pixels, np.arange(48) / 24))
+    read = []
+    monkeypatch.setattr(
+        examples,
+        "video_arrays",
+        lambda video, *rest: read.append(video) or video_arrays(video, *rest),
+    )
+    for fps, count in ((None, 4), (3, 6)):
+        item = {"type": "video", "video": str(folder / "media/a.mp4")}
+        item |= {} if fps is None else {"fps": fps}
+        shown = make_shown(TOKENIZER, PROCESSOR)(
+            {"chat": chat(item), "meta": {"description": "noise"}}, None
+        )
+        assert len(read.pop().frames) == count
+        whole = video_arrays(load_video(folder / "media/a.mp4"), PROCESSOR, fps)
+        np.testing.assert_array_equal(shown.patches, whole.patches)
+
+
+def test_a_split_of_a_folder_is_its_own_lines_and_never_the_training_ones(folder):
+    with pytest.raises(UserError, match=r"no split 'validation'.*validation, or --config.run.eval"):
+        open_source(f"folder:{folder}", split="validation")
+    (folder / "validation").mkdir()
+    with pytest.raises(UserError, match="no split 'validation': put .jsonl files into"):
+        open_source(f"folder:{folder}", split="validation")
+    line = json.dumps(chat({"type": "image", "image": "media/x.png"}))
+    (folder / "validation/1.jsonl").write_text(line)
+    held_out = open_source(f"folder:{folder}", split="validation")
+    assert len(held_out) == 1 and "validation/1.jsonl, line 1" in held_out[0]["where"]
+    assert len(open_source(f"folder:{folder}")) == 3
+    (folder / "train").mkdir()
+    (folder / "train/1.jsonl").write_text(f"{line}\n{line}")
+    with pytest.raises(UserError, match="the split 'train' in two places"):
+        FolderSource(folder)
+    for file in folder.glob("*.jsonl"):
+        file.unlink()
+    assert len(FolderSource(folder)) == 2
 
 
 def test_an_unreadable_file_is_named_with_its_line(folder):
@@ -171,6 +274,18 @@ def test_a_tfds_name_drops_in(prepared):
     assert len(open_source("tfds:tiny_speech:test", data_dir=prepared)) == 2
     (batch,) = train(source)
     assert batch.inputs.segment_ids.max() == 5
+
+
+def test_a_tfds_split_that_is_named_is_not_read_in_place_of_another(prepared):
+    def count(spec, split):
+        return len(open_source(spec, split=split, data_dir=prepared))
+
+    with pytest.raises(UserError, match=r"the split 'train', not 'test'.*eval_split= turns"):
+        count("tfds:tiny_speech:train", "test")
+    with pytest.raises(UserError, match=r"the split 'train\[:2\]', not 'test'"):
+        count("tfds:tiny_speech:train[:2]", "test")
+    assert count("tfds:tiny_speech", "test") == count("tfds:tiny_speech:test", "test") == 2
+    assert count("tfds:tiny_speech:train[:2]", "train") == 2
 
 
 def test_a_tfds_dataset_takes_a_mapping_of_its_features(prepared):

@@ -1,4 +1,4 @@
-"""converse.py as its user meets it; four processes start, since each costs seconds."""
+"""converse.py as its user meets it; five processes start, since each costs seconds."""
 
 import dataclasses
 import json

@@ -69,6 +69,31 @@ def test_reading_with_a_rate_holds_only_the_sampled_frames_and_they_are_the_same
     np.testing.assert_array_equal(again.times, few.times)
 
 
+def test_frames_that_were_chosen_once_are_chosen_again_whatever_the_first_time():
+    """In milliseconds as .mkv and .webm keep them, where a frame may lie just on the slack."""
+    grid = 250 * np.arange(1, 200)
+    stamps = np.sort(np.concatenate([[0], grid + 1, grid - 20]))
+    for start in (0, 7, 33, 1_234):
+        times = (stamps + start) * 1e-3
+        end = times[-1] + 0.042
+        once = choose_frames(times, fps=4, max_frames=999, duration=end)
+        zero = times[0]
+        again = choose_frames(times[once] - zero, fps=4, max_frames=999, duration=end - zero)
+        assert len(again) == len(once)
+        np.testing.assert_array_equal(
+            choose_frames(times - zero, fps=4, max_frames=999, duration=end - zero), once
+        )
+
+
+def test_reading_no_fewer_frames_than_the_least_that_are_wanted(tmp_path):
+    write_video(tmp_path / "a.mp4", clip(48, 24.0))
+    limits = {"fps": 1, "max_frames": 16, "min_frames": 12}
+    sampled = sample_frames(load_video(tmp_path / "a.mp4"), **limits)
+    few = load_video(tmp_path / "a.mp4", **limits)
+    assert len(few.frames) == 12
+    np.testing.assert_array_equal(few.frames, sampled.frames)
+
+
 def test_sound_that_begins_after_the_picture_has_silence_before_it(tmp_path):
     import av
 

@@ -345,6 +345,8 @@ def test_what_does_not_fit_names_its_length_and_the_limit_and_nothing_is_cut():
         ([user({"type": "image_url", "image_url": {}})], "a path or an array .*not NoneType"),
         ([user({"type": "image", "image": 3})], "a path or an array"),
         ([user({"type": "video", "video": 3})], "a path or media.Video"),
+        ([user({"type": "audio", "audio": "file:/nope.wav"})], "^/nope.wav: no such file"),
+        ([{"role": "assistant", "tool_calls": 5}], "tool_calls is a list of calls, not int"),
         ([user({"type": "video", "video": clip(0)})], "has no frames"),
         ([user({"type": "tool_call", "name": "a"})], "user message cannot hold a tool_call"),
         ([user({"type": "tool_result", "content": "a"})], "use role 'tool'"),
