@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from omnijax.text import tools
 
 _OPENING = re.compile(r"<(tool_call|think)>")
+_PART = re.compile(_OPENING.pattern + r".*?(?:</\1>|\Z)", re.DOTALL)
 _TAGS = ("<tool_call>", "<think>")
 
 
@@ -87,6 +88,23 @@ class AnswerReader:
             kept = kept.lstrip()
         self._begun |= bool(kept)
         return kept
+
+
+def split_answer(
+    answer: str, definitions: Sequence[dict] = (), *, thinking: bool = False
+) -> tuple[str, list[tools.ToolCall]]:
+    """The answer without its calls, and those; what a thought holds is no call, as for the reader.
+
+    An answer without a call that can be read is left as it is. Arguments as for `AnswerReader`.
+    """
+    whole = "<think>" * thinking + answer
+    blocks = [part for part in _PART.finditer(whole) if part[1] == "tool_call"]
+    calls = [c for block in blocks for c in tools.parse_tool_calls(block[0], definitions)]
+    if not calls:
+        return answer, []
+    for block in reversed(blocks):
+        whole = whole[: block.start()] + whole[block.end() :]
+    return whole.removeprefix("<think>" * thinking).strip(), calls
 
 
 def _certain(text: str, last: bool) -> int:

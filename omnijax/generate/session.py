@@ -10,14 +10,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from omnijax.errors import UserError
-from omnijax.generate.events import AnswerReader, Event, TextDelta, ToolCall, TurnEnd
+from omnijax.generate.events import (
+    AnswerReader,
+    Event,
+    TextDelta,
+    ToolCall,
+    TurnEnd,
+    split_answer,
+)
 from omnijax.generate.prompts import collate_prompts
 from omnijax.generate.text import TextGenerator
 from omnijax.media import ProcessorConfig, check_audio, check_image, check_video
 from omnijax.text.chat import ChatState, ChatStyle, render_turn
 from omnijax.text.content import pieces_of, read_audio, read_image, read_video
 from omnijax.text.tokenizer import Tokenizer
-from omnijax.text.tools import parse_tool_calls, without_tool_calls
+from omnijax.text.tools import ToolCall as Call
 
 __all__ = ["Event", "Session", "TextDelta", "ToolCall", "TurnEnd"]
 
@@ -71,11 +78,12 @@ class Session:
         if not items and not given and tool_result is None:
             raise UserError("nothing was pushed: give text, image, audio, video or tool_result")
         content = [self._opened(item) for item in (*items, *given)]
-        self._end_reply()
+        chat = self._after_reply()
+        # Results stand before what the user says, one for each call.
+        if tool_result is not None and (len(self.unread) >= chat.open_calls or self._asked):
+            raise UserError("no tool call waits for a result")
+        self._chat, self._reply = chat, None  # From here on nothing is refused.
         if tool_result is not None:
-            # Results stand before what the user says, one for each call.
-            if len(self.unread) >= self._chat.open_calls or self._asked:
-                raise UserError("no tool call waits for a result")
             self.unread.append({"role": "tool", "content": str(tool_result)})
         if content and self._asked:
             self.unread[-1]["content"] += content
@@ -136,14 +144,16 @@ class Session:
                 limit = self._processor.max_audio_seconds
                 value = check_audio(read_audio(piece.value), max_seconds=limit)
             else:
-                value = check_video(read_video(piece.value))
+                fps = piece.options.get("fps")
+                value = check_video(read_video(piece.value, self._processor, fps))
                 check_image(value.frames[0], self._processor.min_side, "video frame")
             return {**piece.options, "type": piece.kind, piece.kind: value}
         return item
 
     def _stream(self, reply: list[int], budget: int) -> Iterator[Event]:
         stops = self._generator.stop_ids
-        reader = AnswerReader(self._tools, thinking=self._style.thinking == "on")
+        thinking = self._style.thinking == "on"
+        reader = AnswerReader(self._tools, thinking=thinking)
         reason = None
         while reason is None:
             if self._reply is not reply:  # Something was pushed: this answer is over.
@@ -156,7 +166,7 @@ class Session:
             elif len(reply) >= budget:
                 reason = "length"
             text = self._tokenizer.decode(reply, skip_special=True)
-            self.messages[-1] = _as_message(text, self._tools)
+            self.messages[-1] = _as_message(*split_answer(text, self._tools, thinking=thinking))
             for found in reader.read(text, last=reason is not None):
                 if isinstance(found, str):
                     yield TextDelta(found, self._since())
@@ -164,18 +174,20 @@ class Session:
                     yield ToolCall(found.name, found.arguments, self._since())
         yield TurnEnd(reason, text, len(reply), self._since())
 
-    def _end_reply(self) -> None:
-        if self._reply is not None:
-            self._chat = self._chat.after_reply(self._reply, self._tokenizer)
-            self._reply = None
+    def _after_reply(self) -> ChatState:
+        """The chat if the answer ended now; it has the calls that its message has."""
+        if self._reply is None:
+            return self._chat
+        calls = self.messages[-1].get("tool_calls", ())
+        chat = self._chat.after_reply(self._reply, self._tokenizer)
+        return chat._replace(open_calls=len(calls))
 
     def _since(self) -> float:
         return time.monotonic() - self._last_push
 
 
-def _as_message(text: str, tools: Sequence[dict]) -> dict:
-    calls = parse_tool_calls(text, tools)
+def _as_message(text: str, calls: Sequence[Call]) -> dict:
     if not calls:
         return {"role": "assistant", "content": text}
     functions = [{"type": "function", "function": call._asdict()} for call in calls]
-    return {"role": "assistant", "content": without_tool_calls(text), "tool_calls": functions}
+    return {"role": "assistant", "content": text, "tool_calls": functions}

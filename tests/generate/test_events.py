@@ -3,7 +3,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnijax.generate.events import AnswerReader
+from omnijax.generate.events import AnswerReader, split_answer
 from omnijax.text.tools import ToolCall
 
 PIECES = (
@@ -62,6 +62,29 @@ def test_a_call_is_told_once_it_is_closed_or_the_answer_is_over():
 def test_a_thought_is_hidden_and_so_is_a_call_in_it():
     assert read(f"<think>hm {CALL}</think>\n\nYes.", []) == ["Yes."]
     assert read("hm\n</think>\n\nYes.", [3, 9], thinking=True) == ["Yes."]
+
+
+def test_an_answer_is_split_into_what_was_said_and_the_calls_outside_thoughts():
+    call, inner = ToolCall("f", {"x": 3}), CALL.replace("3", "7")
+    assert split_answer(f"One. {CALL}", [TOOL]) == ("One.", [call])
+    thought = f"<think>hm {inner}</think>"
+    assert split_answer(f"{thought} Yes.", [TOOL]) == (f"{thought} Yes.", [])
+    assert split_answer(f"{thought} Yes.\n{CALL}", [TOOL]) == (f"{thought} Yes.", [call])
+    open_thought = f"hm {inner}</think> Yes."
+    assert split_answer(open_thought, [TOOL], thinking=True) == (open_thought, [])
+    assert split_answer(f"{open_thought} {CALL}", [TOOL], thinking=True) == (open_thought, [call])
+    assert split_answer(f"hm {inner}", [TOOL], thinking=True) == (f"hm {inner}", [])
+    assert split_answer("a <tool_call>nothing</tool_call>") == (
+        "a <tool_call>nothing</tool_call>",
+        [],
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(ANSWERS, st.booleans())
+def test_the_calls_of_an_answer_are_those_that_the_reader_tells(answer, thinking):
+    told = [new for new in read(answer, [], thinking=thinking) if isinstance(new, ToolCall)]
+    assert split_answer(answer, thinking=thinking)[1] == told
 
 
 def test_what_might_become_a_tag_or_a_character_is_held_back():

@@ -9,7 +9,14 @@ from omnijax.errors import UserError
 from omnijax.generate.prompts import collate_prompts
 from omnijax.generate.session import Session, TextDelta, ToolCall, TurnEnd
 from omnijax.generate.text import TextGenerator
-from omnijax.media import Audio, ProcessorConfig, Video
+from omnijax.media import (
+    Audio,
+    ProcessorConfig,
+    Video,
+    load_video,
+    video_arrays,
+    write_video,
+)
 from omnijax.models import presets
 from omnijax.models.thinker import Thinker, text_inputs
 from omnijax.text import ChatStyle, nano_tokenizer, render
@@ -162,6 +169,50 @@ def test_a_thought_is_not_shown(model):
     )
     session.push(text="which?")
     assert shown(session.respond()) == "A red one."
+
+
+def test_a_call_inside_a_thought_is_no_call_anywhere(model):
+    call = render_call(Call("play", {"times": 3}))
+    thought = f"<think>\nperhaps {call}\n</think>\n\n"
+    generator, session = start(model, f"{thought}No.<|im_end|>", tools=TOOLS)
+    session.push(text="play?")
+    events = list(session.respond())
+    assert [type(event) for event in events if not isinstance(event, TextDelta)] == [TurnEnd]
+    assert session.messages[-1] == {"role": "assistant", "content": f"{thought}No."}
+    with pytest.raises(UserError, match="no tool call waits"):
+        session.push(tool_result="done")
+    _, session = start(model, f"{thought}Yes. {call}<|im_end|>", tools=TOOLS)
+    session.push(text="play?")
+    list(session.respond())
+    assert session.messages[-1]["content"] == f"{thought}Yes."
+    assert len(session.messages[-1]["tool_calls"]) == 1
+    session.push(tool_result="done")
+    with pytest.raises(UserError, match="no tool call waits"):
+        session.push(tool_result="done")
+
+
+def test_a_refused_result_does_not_end_the_answer_that_is_running(model):
+    _, session = start(model, "The red circle jumps with a bell.<|im_end|>")
+    session.push(text="what happens?")
+    events = session.respond()
+    heard = [next(events)]
+    with pytest.raises(UserError, match="no tool call waits"):
+        session.push(tool_result="3", text="stop")
+    assert shown([*heard, *events]) == "The red circle jumps with a bell."
+    assert not session.unread
+
+
+def test_of_a_clip_only_the_frames_are_read_that_the_model_is_shown(model, tmp_path):
+    frames = np.random.default_rng(1).integers(0, 256, (48, 32, 32, 3), dtype=np.uint8)
+    write_video(tmp_path / "a.mp4", Video(frames, np.arange(48) / 24))
+    _, session = start(model)
+    path = str(tmp_path / "a.mp4")
+    session.push({"type": "video", "video": path, "fps": 2}, video=path)
+    sparse, named = (item["video"] for item in session.unread[0]["content"])
+    assert (len(sparse.frames), len(named.frames)) == (4, 8)
+    for video, fps in ((sparse, 2), (named, None)):
+        whole = video_arrays(load_video(path), PROCESSOR, fps)
+        np.testing.assert_array_equal(video_arrays(video, PROCESSOR, fps).patches, whole.patches)
 
 
 def test_an_incomplete_character_is_never_shown(model):
