@@ -1,0 +1,362 @@
+"""Times the hot spots on this machine and keeps the figures as JSON.
+
+    python experiments/bench.py                    (make bench)
+    python experiments/bench.py --quick --only=gdn,mel
+
+How it measures stands in _timing.py. "% of limit" is the least time that the mathematics could take
+at this run's best matrix product and memory copy, over the median. It counts operations that every
+form needs, so that a form which does more of them shows a smaller share. `attention` is this
+repository's own: where it loses to Gated DeltaNet, a fused kernel may still win.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from absl import flags  # noqa: E402
+
+from experiments._main import launch  # noqa: E402
+from omnijax.errors import UserError  # noqa: E402
+
+QUICK = flags.DEFINE_boolean("quick", False, "Fewer lengths and rounds: a look, not a figure.")
+ONLY = flags.DEFINE_list("only", None, "Only these tables, separated by commas.")
+FOLDER = flags.DEFINE_string("folder", "bench", "Where the JSON goes, one file a table.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What is timed, and how often."""
+
+    lengths: tuple[int, ...] = (512, 1024, 2048, 4096)
+    heads: int = 8
+    head_dim: int = 128
+    conv: tuple[int, int] = (4096, 3072)  # tokens, channels
+    expert_tokens: tuple[int, ...] = (4096, 1)
+    train_rows: int = 8
+    train_tokens: int = 512
+    decode_tokens: int = 32
+    seconds: float = 3.0  # of the clip
+    rounds: int = 9
+    sample_seconds: float = 0.1
+    model: str = "nano"
+
+
+QUICK_SIZES = Sizes(
+    lengths=(512, 2048), train_rows=2, decode_tokens=16, rounds=5, sample_seconds=0.02
+)
+
+
+def _forms(name, f, *arrays, gflop=0.0, gbyte=0.0, per=1, unit="call") -> list:
+    """A function's forward, and its forward with backward."""
+    import jax
+    import jax.numpy as jnp
+
+    from experiments._timing import Case
+
+    def backward():
+        scalar = lambda *xs: jnp.sum(jnp.square(f(*xs).astype(jnp.float32)))  # noqa: E731
+        return jax.jit(jax.grad(scalar, argnums=tuple(range(len(arrays)))))
+
+    def made(make) -> Callable:
+        compiled = make()
+        return lambda: compiled(*arrays)
+
+    return [
+        Case(f"{name}, forward", lambda: made(lambda: jax.jit(f)), per, unit, gflop, gbyte),
+        Case(f"{name}, with backward", lambda: made(backward), per, unit, 3 * gflop, 3 * gbyte),
+    ]
+
+
+def _normal(*shape):
+    import jax.numpy as jnp
+    import numpy as np
+
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+
+
+def gdn(sizes: Sizes) -> list[list]:
+    """Gated DeltaNet and causal attention, side by side at each length."""
+    import jax
+    import jax.numpy as jnp
+
+    from omnijax import ops
+
+    heads, dim, chunk = sizes.heads, sizes.head_dim, 64
+    groups = []
+    for length in sizes.lengths:
+        q, k, v = (_normal(1, length, heads, dim) for _ in range(3))
+        k = k / jnp.linalg.norm(k, axis=-1, keepdims=True)
+        q = q / jnp.linalg.norm(q, axis=-1, keepdims=True) / dim**0.5
+        decay = -jax.nn.softplus(_normal(1, length, heads))
+        beta = jax.nn.sigmoid(_normal(1, length, heads))
+
+        def rule(*xs):
+            return ops.gated_delta_rule(*xs, chunk_size=chunk)[0]
+
+        def attend(*xs):
+            return ops.attention(*xs, causal=True)
+
+        rule_gflop = (8 * chunk * dim + 6 * dim**2) * heads * length / 1e9
+        attention_gflop = 2 * dim * heads * length**2 / 1e9
+        tokens = {"per": length, "unit": "token"}
+        groups.append(
+            _forms(f"gdn, T {length}", rule, q, k, v, decay, beta, gflop=rule_gflop, **tokens)
+            + _forms(f"attention, T {length}", attend, q, k, v, gflop=attention_gflop, **tokens)
+        )
+    return groups
+
+
+def conv(sizes: Sizes) -> list[list]:
+    """The depthwise causal convolution; bound by memory."""
+    from omnijax import ops
+
+    length, channels = sizes.conv
+    x, weight = _normal(1, length, channels), _normal(4, channels)
+    gbyte = 2 * 4 * x.size / 1e9
+    tokens = {"per": length, "unit": "token"}
+    name = f"causal conv, T {length}, D {channels}"
+    return [_forms(name, lambda *xs: ops.causal_conv(*xs)[0], x, weight, gbyte=gbyte, **tokens)]
+
+
+def experts(sizes: Sizes) -> list[list]:
+    """nano's mixture of experts: the default form beside the definition."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from omnijax.models import presets
+    from omnijax.ops.experts import expert_ffn
+
+    c = getattr(presets, sizes.model)().decoder
+    gate, up = (_normal(c.experts, c.width, c.expert_ffn) for _ in range(2))
+    down = _normal(c.experts, c.expert_ffn, c.width)
+    groups = []
+    for tokens in sizes.expert_tokens:
+        rng = np.random.default_rng(0)
+        chosen = np.argsort(rng.random((tokens, c.experts)), 1)[:, : c.experts_per_token]
+        chosen, weights = jnp.asarray(chosen, jnp.int32), jnp.full(chosen.shape, 0.5)
+        gflop = 6 * c.width * c.expert_ffn * tokens * c.experts_per_token / 1e9
+        used = min(c.experts, tokens * c.experts_per_token)
+        gbyte = 4 * (3 * used * c.width * c.expert_ffn + 2 * tokens * c.width) / 1e9
+        group = []
+        for form in (None, "dense"):
+
+            def run(x, gate, up, down, form=form, chosen=chosen, weights=weights):
+                return expert_ffn(x, gate, up, down, chosen, weights, implementation=form)
+
+            name = f"experts {form or 'as chosen'}, {tokens} tokens"
+            x = _normal(tokens, c.width)
+            limits = {"gflop": gflop, "gbyte": gbyte, "per": tokens, "unit": "token"}
+            group += _forms(name, run, x, gate, up, down, **limits)
+        groups.append(group)
+    return groups
+
+
+def train(sizes: Sizes) -> list[list]:
+    """One step of the last stage, on rows as full of media as the recipe's."""
+    from experiments._timing import Case
+
+    def make():
+        import jax
+
+        from omnijax.models import presets
+        from omnijax.models.thinker import Thinker
+        from omnijax.train.objectives.lm import lm_objective
+        from omnijax.train.stages import OptimizerConfig
+        from omnijax.train.state import init_params, init_state, make_optimizer, make_train_step
+
+        config = getattr(presets, sizes.model)()
+        batch = jax.device_put(_full_rows(config, sizes))
+        objective = lm_objective(Thinker(config), batch)
+        options = OptimizerConfig()
+        optimizer = make_optimizer(options, 1000)
+        everything = (".*",)
+        params = jax.jit(lambda: init_params(objective, 0))()
+        state = init_state(params, everything, optimizer, seed=0)
+        step = make_train_step(objective, everything, optimizer, options, steps=1000)
+        kept = [state]
+
+        def call():
+            kept[0], metrics = step(kept[0], batch)
+            return metrics["loss"]
+
+        return call
+
+    count = sizes.train_rows * sizes.train_tokens
+    name = f"{sizes.model}, {sizes.train_rows} rows of {sizes.train_tokens}"
+    return [[Case(name, make, count, "token")]]
+
+
+def _full_rows(config, sizes: Sizes):
+    """Random rows: a quarter of the tokens are sound, an eighth are pictures, all are targets."""
+    import numpy as np
+
+    from omnijax.data.batch import TrainBatch
+    from omnijax.models.thinker import AudioInputs, ThinkerInputs, VisionInputs
+
+    rng = np.random.default_rng(0)
+    rows, length = sizes.train_rows, sizes.train_tokens
+    aut, vision = config.aut, config.vision
+    chunks = length // 4 // aut.tokens_per_chunk
+    side, merge = 3 * vision.spatial_merge, vision.merge_unit
+    pictures = max(1, length // 8 // (side**2 // merge))
+    patches = pictures * side**2
+    tokens = rng.integers(0, config.vocab_size // 2, (rows, length))
+    tokens[:, : chunks * aut.tokens_per_chunk] = config.audio_token_id
+    tokens[:, length - patches // merge :] = config.image_token_id
+    place = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1)
+    blocks = place.reshape(3, side // 3, 3, side // 3, 2).swapaxes(1, 2).reshape(-1, 2)
+
+    def every_row(x):
+        return np.broadcast_to(x, (rows, *np.shape(x))).astype(np.int32)
+
+    mel = rng.standard_normal((rows, chunks, aut.chunk_frames, aut.mel_bins))
+    audio = AudioInputs(
+        mel.astype(np.float32),
+        np.full((rows, chunks), aut.chunk_frames, np.int32),
+        every_row(1 + np.arange(chunks) // 4),
+    )
+    pixels = rng.standard_normal((rows, patches, vision.patch_dim)).astype(np.float32)
+    seen = VisionInputs(
+        pixels,
+        every_row(np.tile(blocks, (pictures, 1))),
+        every_row(np.full((patches, 2), side)),
+        every_row(1 + np.arange(patches) // side**2),
+    )
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (3, rows, length)).copy()
+    ones = np.ones((rows, length))
+    inputs = ThinkerInputs(tokens.astype(np.int32), positions, ones.astype(np.int32), audio, seen)
+    targets = rng.integers(0, config.vocab_size // 2, (rows, length)).astype(np.int32)
+    return TrainBatch(inputs, targets, ones.astype(np.float32))
+
+
+def decode(sizes: Sizes) -> list[list]:
+    """Text, token by token, after a short context; the limit is reading each weight used once."""
+    import jax
+    import jax.numpy as jnp
+
+    from experiments._timing import Case
+    from omnijax.models import presets
+    from omnijax.models.thinker import Thinker, text_inputs
+    from omnijax.sharding import flatten
+
+    config = getattr(presets, sizes.model)()
+    model, c = Thinker(config), config.decoder
+    prompt = text_inputs(jnp.ones((1, 64), jnp.int32))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), prompt)["params"])
+    read = ("decoder/", "embed/" if config.tie_embeddings else "lm_head/")
+    used = 0.0
+    for path, leaf in flatten(shapes).items():
+        share = c.experts_per_token / c.experts if "/moe/experts" in path else 1
+        used += leaf.size * share * path.startswith(read)
+
+    def make():
+        from omnijax.generate.text import TextGenerator
+
+        init = jax.jit(lambda: model.init(jax.random.key(0), prompt)["params"])
+        text = TextGenerator(model, init(), stop_ids=(), max_len=64 + sizes.decode_tokens)
+        kept = [text.prefill(text.start(1), prompt)]
+        length = jnp.array(kept[0].cache.length)
+
+        def call():
+            state, _ = text.decode(kept[0], sizes.decode_tokens)
+            # Back to the same place in the text: the slots behind it are written anew.
+            kept[0] = state._replace(cache=state.cache._replace(length=jnp.array(length)))
+            return state.logits
+
+        return call
+
+    name = f"{sizes.model}, {sizes.decode_tokens} tokens"
+    gbyte = 4 * used * sizes.decode_tokens / 1e9
+    return [[Case(name, make, sizes.decode_tokens, "token", gbyte=gbyte)]]
+
+
+def mel(sizes: Sizes) -> list[list]:
+    """The front end on one clip, from samples on the host to frames on the host."""
+    import numpy as np
+
+    from experiments._timing import Case
+    from omnijax.media import log_mel
+
+    samples = np.sin(np.arange(int(16_000 * sizes.seconds)) / 9).astype(np.float32)
+    return [[Case(f"log-mel of {sizes.seconds:g} s", lambda: lambda: log_mel(samples))]]
+
+
+TABLES = {f.__name__: f for f in (gdn, conv, experts, train, decode, mel)}
+
+
+def run(names: list[str], sizes: Sizes, folder: Path, show: Callable = print) -> None:
+    """Measures, shows and writes the tables."""
+    from experiments._timing import REJECT, Machine, environment, measure
+
+    machine = Machine()
+    for name in names:
+        about = environment()
+        rows = []
+        for group in TABLES[name](sizes):
+            rows += measure(
+                group, machine, rounds=sizes.rounds, sample_seconds=sizes.sample_seconds
+            )
+        limits = {
+            "gflop_per_second": machine.gflop_per_second,
+            "gbytes_per_second": machine.gbytes_per_second,
+        }
+        show(_table(name, rows, limits))
+        result = {
+            "table": name,
+            "what": TABLES[name].__doc__,
+            "environment": about,
+            "sizes": dataclasses.asdict(sizes),
+            "rejected_over": REJECT,
+            "limits": limits,
+            "control_milliseconds": [1000 * seconds for seconds in machine.controls],
+            "rows": [{**r._asdict(), "milliseconds": r.milliseconds._asdict()} for r in rows],
+        }
+        (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _table(name: str, rows: list, limits: dict):
+    from rich.table import Table
+
+    peak = f"{limits['gflop_per_second']:.0f} GFLOP/s, {limits['gbytes_per_second']:.0f} GB/s"
+    table = Table(title=f"{name}: {TABLES[name].__doc__}", caption=f"limits: {peak}")
+    for column in ("", "ms", "quartiles", "range", "units/s", "% of limit", "1st call s", "n"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        ms = row.milliseconds
+        table.add_row(
+            row.name,
+            f"{ms.median:.3g}",
+            f"{ms.quarter:.3g}-{ms.three_quarters:.3g}",
+            f"{ms.least:.3g}-{ms.most:.3g}",
+            f"{row.per_second:,.0f} {row.unit}s",
+            "" if row.share_of_limit is None else f"{100 * row.share_of_limit:.0f}",
+            f"{row.first_call_seconds:.1f}",
+            f"{row.kept}" + (f" ({row.rejected} rejected)" if row.rejected else ""),
+        )
+    return table
+
+
+def main() -> int:
+    names = list(ONLY.value or TABLES)
+    for name in names:
+        if name not in TABLES:
+            raise UserError(f"no table is called {name!r}; there are {', '.join(TABLES)}")
+    from rich.console import Console
+
+    folder = Path(FOLDER.value)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    run(names, QUICK_SIZES if QUICK.value else Sizes(), folder, console.print)
+    console.print(f"The figures are in {folder}/.")
+    return 0
+
+
+if __name__ == "__main__":
+    launch(main)

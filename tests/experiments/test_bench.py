@@ -1,0 +1,68 @@
+"""That it measures and says what it measured; no test asserts how long anything takes."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from experiments import bench
+from experiments._timing import REJECT, Case, measure
+from experiments.bench import Sizes
+from omnijax.errors import UserError
+
+TINIEST = Sizes(
+    lengths=(32,), heads=2, head_dim=16, conv=(64, 8), expert_tokens=(8, 1), train_rows=1,
+    train_tokens=64, decode_tokens=4, seconds=0.2, rounds=2, sample_seconds=0.0, model="tiny",
+)  # fmt: skip
+
+
+def test_every_table_keeps_medians_and_spreads_and_where_they_were_measured(tmp_path):
+    console = Console(record=True, width=130)
+    bench.run(list(bench.TABLES), TINIEST, tmp_path, console.print)
+    shown = console.export_text()
+    assert {path.stem for path in tmp_path.glob("*.json")} == set(bench.TABLES)
+    for name in bench.TABLES:
+        result = json.loads((tmp_path / f"{name}.json").read_text())
+        assert result["rejected_over"] == REJECT and len(result["control_milliseconds"]) > 2
+        assert result["environment"]["jax"] and result["environment"]["cores"] >= 1
+        assert result["sizes"]["rounds"] == 2 and result["limits"]["gflop_per_second"] > 0
+        assert result["rows"]
+        for row in result["rows"]:
+            ms = row["milliseconds"]
+            assert 0 < ms["least"] <= ms["quarter"] <= ms["median"]
+            assert ms["median"] <= ms["three_quarters"] <= ms["most"]
+            assert row["first_call_seconds"] > 0 and row["kept"] + row["rejected"] == 2
+            assert row["name"][:20] in shown
+
+
+class Disturbed:
+    """A machine on which somebody else works in the second of three rounds."""
+
+    def __init__(self):
+        self.controls = []
+
+    def control(self):
+        # One control before the rounds and one after each of the six samples.
+        self.controls.append(2.0 if len(self.controls) in (3, 4) else 1.0)
+        return self.controls[-1]
+
+    def least_seconds(self, case):
+        return case.gflop
+
+
+def test_samples_beside_a_slow_control_are_rejected_on_both_sides_and_counted():
+    order = []
+
+    def case(name):
+        return Case(name, lambda: lambda: order.append(name), per=10, unit="token")
+
+    rows = measure([case("a"), case("b")], Disturbed(), rounds=3, sample_seconds=0.0)
+    assert order[4:] == ["a", "b"] * 3  # Two calls of each to compile and to calibrate.
+    assert [(row.name, row.kept, row.rejected) for row in rows] == [("a", 1, 2), ("b", 2, 1)]
+    assert all(row.share_of_limit is None and row.unit == "token" for row in rows)
+
+
+def test_a_table_that_there_is_not_is_refused(monkeypatch):
+    monkeypatch.setattr(bench, "ONLY", type("Flag", (), {"value": ["gdn", "nothing"]}))
+    with pytest.raises(UserError, match="no table is called 'nothing'; there are gdn, conv"):
+        bench.main()
