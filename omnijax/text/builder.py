@@ -215,8 +215,8 @@ class Builder:
         self.text(f"<{seconds:.1f} seconds>")
 
     def _video(self, medium: Medium) -> None:
-        video = read_video(medium.value)
         fps = medium.options.get("fps")
+        video = read_video(medium.value, self._processor, fps)
         arrays = video_arrays(video, self._processor, fps)
         steps, rows, columns = self._look(arrays)
         sound = 0

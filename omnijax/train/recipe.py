@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from omnijax.data import PipelineConfig, make_pipeline
 from omnijax.data.omniworld import OmniWorld
+from omnijax.data.sources import open_sources
 from omnijax.errors import UserError
 from omnijax.media.processor import ProcessorConfig
 from omnijax.models.aut import AuT, AuTDecoder, AuTDecoderConfig
@@ -221,6 +222,9 @@ def run_stage(config: Mapping[str, Any], workdir: Path, find: Callable[[str], Pa
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    if run.eval_split and run.eval_batches:  # a split that is missing is said now, not at the end
+        names = [name for name, _ in stage.weights()]
+        open_sources(names, split=run.eval_split, data_dir=run.data_dir or None)
     fresh = data.get_state()
     example = next(data)
     data.set_state(fresh)

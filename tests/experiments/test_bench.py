@@ -16,12 +16,17 @@ TINIEST = Sizes(
 )  # fmt: skip
 
 
-def test_every_table_keeps_medians_and_spreads_and_where_they_were_measured(tmp_path):
+@pytest.mark.parametrize(
+    "names",
+    [("mel", "conv"), pytest.param(tuple(bench.TABLES), marks=pytest.mark.slow)],
+    ids=["two", "all"],
+)
+def test_every_table_keeps_medians_and_spreads_and_where_they_were_measured(tmp_path, names):
     console = Console(record=True, width=130)
-    bench.run(list(bench.TABLES), TINIEST, tmp_path, console.print)
+    bench.run(list(names), TINIEST, tmp_path, console.print)
     shown = console.export_text()
-    assert {path.stem for path in tmp_path.glob("*.json")} == set(bench.TABLES)
-    for name in bench.TABLES:
+    assert {path.stem for path in tmp_path.glob("*.json")} == set(names)
+    for name in names:
         result = json.loads((tmp_path / f"{name}.json").read_text())
         assert result["rejected_over"] == REJECT and len(result["control_milliseconds"]) > 2
         assert result["environment"]["jax"] and result["environment"]["cores"] >= 1
