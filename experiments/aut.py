@@ -2,10 +2,11 @@
 
     python experiments/aut.py --config=experiments/configs/nano.py:aut --workdir=runs/nano/aut
 
-The decoder reads `<|endoftext|>` and the transcript, and predicts the transcript and
-`<|endoftext|>`; afterwards it is thrown away, the encoder goes on in experiments/thinker.py. Window
-sizes are drawn anew for each clip (`stage.window_chunks`), so that one model serves streaming and
-whole clips. The same command resumes a run that was stopped.
+The decoder reads `<|endoftext|>` and the words, and predicts the words and `<|endoftext|>`;
+afterwards it is thrown away, the encoder goes on in experiments/thinker.py. Window sizes are drawn
+anew for each clip (`stage.window_chunks`), so that one model serves streaming and whole clips. The
+stages `pictures` and `clips` train the vision encoder likewise, on descriptions. The same command
+resumes a run that was stopped.
 """
 
 import sys

@@ -36,8 +36,8 @@ class Sizes:
     head_dim: int = 128
     conv: tuple[int, int] = (4096, 3072)  # tokens, channels
     expert_tokens: tuple[int, ...] = (4096, 1)
-    train_rows: int = 8
-    train_tokens: int = 512
+    train_rows: int = 2
+    train_tokens: int = 1024
     decode_tokens: int = 32
     seconds: float = 3.0  # of the clip
     rounds: int = 9
@@ -46,7 +46,7 @@ class Sizes:
 
 
 QUICK_SIZES = Sizes(
-    lengths=(512, 2048), train_rows=2, decode_tokens=16, rounds=5, sample_seconds=0.02
+    lengths=(512, 2048), train_rows=1, decode_tokens=16, rounds=5, sample_seconds=0.02
 )
 
 

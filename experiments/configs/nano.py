@@ -33,7 +33,7 @@ TASKS = (
 # Weights that join an encoder to the decoder.
 ADAPTERS = (r"^audio/(final_norm|proj_)", r"^vision/merger")
 
-# All tasks, packed: about 29 examples a step. Short answers count as much as captions do.
+# All tasks, packed: about 29 examples a step. Long captions do not drown short answers.
 JOINT = {
     "mixture": TASKS,
     "batch": 2,
