@@ -42,11 +42,8 @@ def held_out(task: str) -> Iterator[dict]:
     from omnijax.data import omniworld
 
     for index in itertools.count():
-        if omniworld.task_of(index, "test") != task:
-            continue
-        if task == "tool_call" and not omniworld.plan(index, "test")["meta"]["spoken"]:
-            continue
-        yield omniworld.example(index, "test")
+        if omniworld.task_of(index, "test") == task:
+            yield omniworld.example(index, "test")
 
 
 def question_of(chat: dict) -> list[dict]:

@@ -20,7 +20,9 @@ from experiments._main import compilation_cache, launch  # noqa: E402
 from omnijax.errors import UserError  # noqa: E402
 
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, a folder of weights, or a training run.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Where OmniWorld lies or is built.")
+SPLIT = flags.DEFINE_enum(
+    "split", "test", ["test", "validation"], "validation: combinations that training has met."
+)
 EXAMPLES = flags.DEFINE_integer("examples", 0, "At most so many of each task; 0 is all.")
 NOISE = flags.DEFINE_boolean("noise", True, "Also score with each needed modality made noise.")
 OUT = flags.DEFINE_string("out", None, "Write the table here too, as JSON.")
@@ -45,12 +47,12 @@ def main() -> int:
         loaded.generator(max_len=768),
         loaded.tokenizer,
         loaded.processor,
-        data_dir=DATA_DIR.value,
+        split=SPLIT.value,
         limit=EXAMPLES.value or None,
         noise=NOISE.value,
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    table = Table(title=f"{WEIGHTS.value} on held-out OmniWorld")
+    table = Table(title=f"{WEIGHTS.value} on OmniWorld, {SPLIT.value}")
     for column in ("task", "figure", "score", "aim", "met", "chance", "with noise", "n"):
         table.add_column(column)
     for row in rows:

@@ -2,8 +2,8 @@
 
     python experiments/nano.py            (make nano)
 
-Builds OmniWorld, then runs the stages of configs/nano.py from aut to s2, writes
-the weights to runs/nano/weights and scores them on the held-out splits.
+Runs the stages of configs/nano.py from aut to s2 on OmniWorld, made as it is read, writes the
+weights to runs/nano/weights and scores them on the held-out splits.
 """
 
 import signal
@@ -19,7 +19,6 @@ from absl import flags  # noqa: E402
 from experiments._main import launch  # noqa: E402
 
 RUNS = flags.DEFINE_string("runs", "runs/nano", "Where the stages run.")
-DATA_DIR = flags.DEFINE_string("data_dir", "data", "Where OmniWorld lies or is built.")
 EXPORT = flags.DEFINE_string("export", None, "Where the weights go; by default RUNS/weights.")
 HERE = Path(__file__).resolve().parent
 
@@ -48,7 +47,6 @@ def main() -> int:
         "thinker.py",
         f"--config={HERE / 'configs/nano.py'}:s2",
         f"--workdir={runs / 's2'}",
-        f"--config.run.data_dir={DATA_DIR.value}",
     )
     from experiments._model import export
 
@@ -58,7 +56,6 @@ def main() -> int:
     run(
         "evaluate.py",
         f"--weights={weights}",
-        f"--data_dir={DATA_DIR.value}",
         f"--out={runs / 'scores.json'}",
     )
     print(f"This call took {(time.monotonic() - began) / 60:.0f} minutes.")

@@ -107,6 +107,14 @@ def _whole(positions: np.ndarray) -> np.ndarray:
     return positions
 
 
+def _root_weights(mask: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
+    """0/1 weights with each run of n ones divided by sqrt(n)."""
+    opens = np.diff(mask, prepend=0) > 0
+    run = np.cumsum(opens)  # the number of the answer that a token belongs to
+    lengths = np.bincount(run, weights=mask)
+    return mask / np.sqrt(np.maximum(lengths, 1))[run].astype(mask.dtype)
+
+
 def collate_thinker(
     rows: Sequence[Sequence[Rendered]],
     *,
@@ -117,7 +125,7 @@ def collate_thinker(
 ) -> tuple[TrainBatch, Fill]:
     """Lay the documents of each row behind one another; rows that are missing stay empty.
 
-    loss_weighting "sqrt" divides a document's weights by the root of their sum, so that short
+    loss_weighting "sqrt" divides the weights of an answer of n tokens by sqrt(n), so that short
     answers are not drowned by long ones (InternVL 2.5, arXiv 2412.05271).
     """
     batch, length = batch_size, budget.max_tokens
@@ -141,7 +149,7 @@ def collate_thinker(
             weight = example.loss_mask[1:].astype(np.float32)
             counted += int(weight.sum())
             if loss_weighting == "sqrt":
-                weight /= np.sqrt(max(weight.sum(), 1))
+                weight = _root_weights(weight)
             weights[b, t : t_end - 1] = weight
             t = t_end
             if n := len(example.audio_lengths):

@@ -16,6 +16,7 @@ from omnijax.data.sources import Source
 from omnijax.errors import UserError
 from omnijax.media.audio import check_audio, resample
 from omnijax.media.processor import ProcessorConfig, audio_arrays, image_arrays, video_arrays
+from omnijax.media.video import Video
 from omnijax.text.chat import Rendered, render
 from omnijax.text.content import Medium, plain_items, read_audio, read_image, read_video
 from omnijax.text.style import ChatStyle
@@ -138,20 +139,27 @@ def _aed_excess(example: Spoken | Shown, config: PipelineConfig) -> str | None:
 
 
 def transcript(record: Mapping[str, Any]) -> tuple[Any, str] | None:
-    """The clip of an example and what is said in it, if it says so.
+    """The clip of an example and what is said or heard in it, if it says so.
 
-    "meta" says it in "transcript"; or the task is to transcribe; or "meta" has the "question" and
-    the "voice" that asks it.
+    "meta" says it in "transcript", or in "heard" where it is not speech; or the task is to
+    transcribe; or "meta" has the "question" and the "voice" that asks it. A video in memory gives
+    its sound track.
     """
     messages, meta = record["chat"]["messages"], record.get("meta") or {}
     contents = [message.get("content") for message in messages]
-    clip = next((item["audio"] for item in _items(record) if item["type"] == "audio"), None)
-    text = meta.get("transcript")
+    clip = next((clip for item in _items(record) if (clip := _sound_of(item)) is not None), None)
+    text = meta.get("transcript", meta.get("heard"))
     if text is None and record.get("task") == "transcribe":
         text = contents[-1] if messages[-1]["role"] == "assistant" else None
     if text is None and "voice" in meta:
         text = meta.get("question")
     return None if clip is None or not isinstance(text, str) else (clip, text)
+
+
+def _sound_of(item: Mapping[str, Any]) -> Any:
+    if item["type"] == "video":
+        return item["video"].audio if isinstance(item["video"], Video) else None
+    return item["audio"] if item["type"] == "audio" else None
 
 
 def _items(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -4,6 +4,7 @@ A source is random access: ``len(source)`` and ``source[i] -> {"chat", "task", "
 always the same example for the same ``i``. ``where`` is how an error message names the example.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -273,18 +274,19 @@ def open_sources(
 ) -> dict[str, Source]:
     """Sources by their names in a mixture; what they share is opened once.
 
-    ``omniworld`` · ``omniworld/TASK[+TASK]`` · ``folder:PATH`` · ``tfds:NAME[:SPLIT]``
+    ``omniworld[/TASK[+TASK]]`` · ``omniworld_live[/TASK[+TASK]]`` · ``folder:PATH`` ·
+    ``tfds:NAME[:SPLIT]``
+
+    ``omniworld_live`` makes examples as they are read, in training ever new ones.
 
     A SPLIT of its own is what a source trains on; it is never read in place of another `split`.
     """
-    worlds: list[Source] = []
 
-    def world() -> Source:
-        if not worlds:
-            from omnijax.data import omniworld  # builds a corpus, so only on demand
+    @functools.cache
+    def world(live: bool) -> Source:
+        from omnijax.data import omniworld  # builds a corpus, so only on demand
 
-            worlds.append(omniworld.load(split, data_dir=data_dir))
-        return worlds[0]
+        return omniworld.live(split) if live else omniworld.load(split, data_dir=data_dir)
 
     opened: dict[str, Source] = {}
     for spec in specs:
@@ -300,12 +302,13 @@ def open_sources(
                     f"splits are then train and {split}, or {NO_EVALUATION}"
                 )
             opened[spec] = TfdsSource(name, own_split or split, data_dir=data_dir)
-        elif family == "omniworld" and not rest:
-            opened[spec] = TaskSource(world(), tasks.split("+")) if tasks else world()
+        elif family in ("omniworld", "omniworld_live") and not rest:
+            source = world(family == "omniworld_live")
+            opened[spec] = TaskSource(source, tasks.split("+")) if tasks else source
         else:
             raise UserError(
-                f"unknown source {spec!r} in the mixture: it must be omniworld, "
-                "omniworld/TASK[+TASK], folder:PATH or tfds:NAME[:SPLIT]"
+                f"unknown source {spec!r} in the mixture: it must be omniworld[/TASK[+TASK]], "
+                "omniworld_live[/TASK[+TASK]], folder:PATH or tfds:NAME[:SPLIT]"
             )
     return opened
 

@@ -173,7 +173,7 @@ def score(task: str, examples: Sequence[Mapping], answers: Sequence[str]) -> Sco
             row = ("mean error, s", mean_seconds_error(seconds, answers, durations), True)
         case "caption":
             row = ("event F1", event_f1([true_events(m) for m in metas], answers), False)
-        case "tool_call":
+        case "tool_call" | "tool_call_written":
             tools = [(e.get("chat") or e).get("tools") for e in examples]
             right = [tool_call_is_right(m["call"], answer, offered)
                      for m, answer, offered in zip(metas, answers, tools, strict=True)]  # fmt: skip

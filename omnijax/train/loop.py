@@ -256,7 +256,8 @@ def _run(
             raise UserError(
                 f"the data of stage {stage.name} ended at step {step} of {stage.steps}"
             ) from None
-        window["wait"] += time.monotonic() - asked
+        if pending is None or pending["loss"].is_ready():  # else the device was at work meanwhile
+            window["wait"] += time.monotonic() - asked
         tokens, targets = _counts(batch)
         placed = place_batch(batch, mesh)
         if pending is not None:

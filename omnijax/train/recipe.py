@@ -188,7 +188,7 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     stage = from_dict(Stage, config["stage"], "config.stage.")
     model = resolve_model(config["model"], open_tokenizer(config["tokenizer"]))
     config["model"] = json.loads(json.dumps(to_dict(model)))
-    if any(name.split("/")[0] == "omniworld" for name, _ in stage.weights()):
+    if any(name.split("/")[0] in ("omniworld", "omniworld_live") for name, _ in stage.weights()):
         config["corpus"] = f"omniworld {OmniWorld.VERSION}"
     return config
 

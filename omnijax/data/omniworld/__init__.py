@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from omnijax.data.omniworld.builder import SIZES, OmniWorld
 from omnijax.data.omniworld.chance import chance
-from omnijax.data.omniworld.corpus import LazySource, StoredSource, build, example, load
+from omnijax.data.omniworld.corpus import LazySource, StoredSource, build, example, live, load
 from omnijax.data.omniworld.splits import SPLITS
 from omnijax.data.omniworld.tasks import MIXTURE, TASKS, plan, task_of
 
@@ -21,6 +21,7 @@ __all__ = [
     "chance",
     "corpus_texts",
     "example",
+    "live",
     "load",
     "plan",
     "task_of",

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from omnijax.data.omniworld.records import make_all
 
 SIZES = {
-    "train": 36_000,
+    "train": 34_000,
     "validation": 500,
     "test": 1_500,
     "test_voice": 200,
@@ -26,7 +26,7 @@ class OmniWorld(tfds.core.GeneratorBasedBuilder):
     """A small world of coloured shapes, sounds and speech."""
 
     name = "omni_world"
-    VERSION = tfds.core.Version("1.2.1")  # another one whenever the content changes
+    VERSION = tfds.core.Version("1.3.0")  # another one whenever the content changes
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ def chance(task: str, examples: Iterable[dict], without: str | None = None) -> f
         return _seconds_off(metas)
     if task == "caption":
         return _caption(metas, without)
-    if task == "tool_call":
+    if task in ("tool_call", "tool_call_written"):
         key = [(_freeze(m["call"]["arguments"]), m["call"]["name"]) for m in metas]
         return max(Counter(key).values()) / len(metas)
     if without == "audio" and task == "picture_question_spoken":

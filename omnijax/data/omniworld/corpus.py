@@ -76,6 +76,15 @@ class StoredSource(_Indexed):
         return self.__dict__ | {"_records": None}
 
 
+LIVE_TRAIN = 400_000  # more than nano sees
+
+
+def live(split: str = "train", seed: int = 0) -> LazySource:
+    """A split that is never stored: in training the corpus and on beyond its end."""
+    size = LIVE_TRAIN if split == "train" else SIZES[_check_split(split)]
+    return LazySource(split, size, seed=seed)
+
+
 def load(
     split: str = "train",
     data_dir: str | os.PathLike | None = None,

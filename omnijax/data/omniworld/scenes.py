@@ -56,3 +56,23 @@ def draw_answer(rng, kind: str) -> tuple[tuple, str]:
             return (colour, shape), f"{colour} {shape}"
     count = int(rng.integers(1, 4))
     return (count,), NUMBERS[count - 1]
+
+
+def answer_about(kind: str, thing: dict, objects: list[dict]) -> str | None:
+    """The answer to a question about one object of a picture; None where it is not the only one."""
+
+    def alone(key: str) -> bool:
+        return sum(other[key] == thing[key] for other in objects) == 1
+
+    match kind:
+        case "colour_of":
+            return thing["colour"] if alone("shape") else None
+        case "shape_of":
+            return thing["shape"] if alone("colour") else None
+        case "place_of_shape":
+            return thing["place"] if alone("shape") else None
+        case "place_of_colour":
+            return thing["place"] if alone("colour") else None
+        case "what_at":
+            return f"{thing['colour']} {thing['shape']}"
+    return NUMBERS[sum(other["shape"] == thing["shape"] for other in objects) - 1]

@@ -1,8 +1,9 @@
 """Which combinations are held out: one modular rule a family, checkable without rendering.
 
 Every example's ``meta`` names what it shows or says: ``objects`` (shape, colour, place), ``events``
-(object, motion, sound), ``wording`` (group, wording, subject) and ``asked``, the indices of the
-objects and events that the question is about. From these alone:
+(object, motion, sound), ``wording`` (group, wording, subject; ``more_wordings`` those of further
+turns) and ``asked``, the indices of the objects and events that the question is about. From these
+alone:
 
     train, validation            contain no held-out combination anywhere
     test, test_voice, say_test   ask about at least one held-out combination
@@ -106,8 +107,8 @@ def _of_events(events) -> set[Combination]:
 
 
 def _of_wording(meta: dict) -> set[Combination]:
-    wording = meta.get("wording")
-    if wording is None:
-        return set()
-    group, index, subject = wording["group"], wording["index"], wording["subject"]
-    return {Combination(f"wording x subject: {group}", index, subject)}
+    wordings = [meta["wording"]] if meta.get("wording") else []
+    return {
+        Combination(f"wording x subject: {wording['group']}", wording["index"], wording["subject"])
+        for wording in (*wordings, *meta.get("more_wordings", ()))
+    }

@@ -1,0 +1,127 @@
+"""Questions about a picture, written, spoken or about its description, and descriptions."""
+
+from omnijax.data.omniworld import language as lang
+from omnijax.data.omniworld.drawing import (
+    VALUES,
+    assistant_turn,
+    draw_wording,
+    spoken,
+    text_item,
+    trained_wording,
+    until_it_belongs,
+    user_turn,
+)
+from omnijax.data.omniworld.scenes import answer_about, draw_answer, draw_scene, pick
+from omnijax.data.omniworld.splits import COLOURS, PLACES, SHAPES
+from omnijax.data.omniworld.wordings import DESCRIBE_PROMPTS, QUESTIONS
+
+KINDS = tuple(kind for kind in QUESTIONS if kind != "sound_time")
+MORE_QUESTIONS = 3  # that may follow in training, about the same picture
+
+
+def question(rng, split: str, form: str) -> dict:
+    """A question about a picture; ``form`` is text (the picture told in words), written or spoken.
+
+    In training half of them go on with written questions, each with an answer of its own.
+    """
+    kind = pick(rng, KINDS)
+    answer, answer_text = draw_answer(rng, kind)
+    size = int(rng.integers(1, 4))
+
+    def draw():
+        nonlocal answer, answer_text
+        if kind == "what_at":  # both of its words are asked, so some answers live in one split only
+            answer, answer_text = draw_answer(rng, kind)
+        scene = draw_scene(rng, kind, answer, size)
+        if scene is None:
+            return None
+        objects, slots, asked = scene
+        slot, wordings = QUESTIONS[kind]
+        wording = draw_wording(rng, kind, VALUES[slot].index(slots[slot]))
+        words = lang.fluent(wordings[wording["index"]].format(**slots))
+        meta = {
+            "objects": objects,
+            "asked": {"objects": list(range(asked))},
+            "wording": wording,
+            "kind": kind,
+            "question": words,
+            "answer": answer_text,
+        }
+        picture = {
+            "kind": "picture",
+            "objects": [objects[i] for i in rng.permutation(len(objects))],
+        }
+        if form == "text":
+            user = user_turn(text_item(f"{told(picture['objects'])} {lang.written(words)}"))
+            media = []
+        elif form == "written":
+            user = user_turn({"type": "image", "image": 0}, text_item(lang.written(words)))
+            media = [picture]
+        else:
+            voice = spoken(rng, words, "en", split)
+            user = user_turn({"type": "image", "image": 0}, {"type": "audio", "audio": 1})
+            media = [picture, voice]
+            meta |= {"voice": voice["voice"], "language": "en", "transcript": words}
+        messages = [user, assistant_turn(answer_text)]
+        if split == "train" and rng.random() < 0.5:
+            more, meta["more_wordings"] = _more_questions(rng, objects)
+            messages += more
+        return {"messages": messages, "media": media, "meta": meta}
+
+    return until_it_belongs(split, draw)
+
+
+def _more_questions(rng, objects: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Turns that ask the same picture something else, and their wordings."""
+    turns, wordings = [], []
+    for place in rng.permutation(len(KINDS) * len(objects))[
+        : int(rng.integers(1, MORE_QUESTIONS + 1))
+    ]:
+        kind, thing = KINDS[place % len(KINDS)], objects[place // len(KINDS)]
+        answer = answer_about(kind, thing, objects)
+        if answer is None:
+            continue
+        slot, wording_texts = QUESTIONS[kind]
+        wording = trained_wording(rng, kind, VALUES[slot].index(thing[slot]))
+        words = lang.fluent(wording_texts[wording["index"]].format(**thing))
+        turns += [user_turn(text_item(lang.written(words))), assistant_turn(answer)]
+        wordings.append(wording)
+    return turns, wordings
+
+
+def told(objects: list[dict]) -> str:
+    """The objects of a picture in words."""
+    return " ".join(
+        lang.fluent(f"there is a {o['colour']} {o['shape']} at the {o['place']}.") for o in objects
+    )
+
+
+def describe(rng, split: str) -> dict:
+    """Everything in a picture, as one reads."""
+    count = int(rng.integers(1, 4))
+
+    def draw():
+        places = sorted(rng.permutation(len(PLACES))[:count].tolist())
+        objects = [
+            {"shape": pick(rng, SHAPES), "colour": pick(rng, COLOURS), "place": PLACES[place]}
+            for place in places
+        ]
+        answer = told(objects)
+        meta = {
+            "objects": objects,
+            "asked": {"objects": list(range(count))},
+            "kind": "describe",
+            "answer": answer,
+            "description": answer,
+        }
+        prompt = text_item(pick(rng, DESCRIBE_PROMPTS))
+        return {
+            "messages": [
+                user_turn({"type": "image", "image": 0}, prompt),
+                assistant_turn(answer),
+            ],
+            "media": [{"kind": "picture", "objects": objects}],
+            "meta": meta,
+        }
+
+    return until_it_belongs(split, draw)
