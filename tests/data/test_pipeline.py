@@ -294,12 +294,29 @@ def test_a_picture_without_a_description_is_an_error_that_names_the_example():
 def test_with_sqrt_weighting_an_answer_of_n_tokens_weighs_sqrt_n():
     batches = [next(pipeline(loss_weighting=kind)) for kind in ("token", "sqrt")]
     plain, rooted = (batch.loss_weights for batch in batches)
-    segments = batches[0].inputs.segment_ids
-    for row, document in {(r, d) for r, ids in enumerate(segments) for d in ids if d}:
-        here = segments[row] == document
-        count = plain[row][here].sum()
-        assert count >= 1 and set(plain[row][here]) <= {0, 1}
-        np.testing.assert_allclose(rooted[row][here].sum(), np.sqrt(count), rtol=1e-5)
+    assert set(plain.ravel()) == {0, 1}
+    for ones, weights in zip(plain, rooted, strict=True):
+        edges = np.flatnonzero(np.diff(ones, prepend=0, append=0)).reshape(-1, 2)
+        assert len(edges) > 1
+        for start, stop in edges:
+            np.testing.assert_allclose(weights[start:stop], (stop - start) ** -0.5, rtol=1e-6)
+        np.testing.assert_array_equal(weights == 0, ones == 0)
+
+
+def test_with_sqrt_weighting_each_answer_of_a_conversation_weighs_by_its_own_length():
+    turns = [("one", "a b c d"), ("two", "e")]
+    messages = [m for q, a in turns for m in ({"role": "user", "content": q},
+                                              {"role": "assistant", "content": a})]  # fmt: skip
+    alone = render({"messages": messages}, TOKENIZER, PROCESSOR)
+    budget = RowBudget(max_tokens=128)
+    batch, _ = collate_thinker(
+        [[alone]], batch_size=1, budget=budget, processor=PROCESSOR, loss_weighting="sqrt"
+    )
+    weights = batch.loss_weights[0]
+    edges = np.flatnonzero(np.diff(weights > 0, prepend=False, append=False)).reshape(-1, 2)
+    assert len(edges) == 2 and len(set(np.diff(edges).ravel())) == 2
+    for start, stop in edges:
+        np.testing.assert_allclose(weights[start:stop], (stop - start) ** -0.5, rtol=1e-6)
 
 
 def test_a_position_between_two_ids_is_refused_and_not_cut():

@@ -16,12 +16,13 @@ from omnijax.data import (
     TfdsSource,
     examples,
     make_pipeline,
+    omniworld,
     open_source,
 )
 from omnijax.data.examples import make_shown, make_spoken
 from omnijax.data.sources import TaskSource, import_tfds, speech_to_chat
 from omnijax.errors import UserError
-from omnijax.media import ProcessorConfig, Video, load_video, video_arrays, write_video
+from omnijax.media import Audio, ProcessorConfig, Video, load_video, video_arrays, write_video
 from omnijax.text.tokenizer import train_tokenizer
 
 PROCESSOR = ProcessorConfig(audio_chunk_frames=32, min_pixels=1024, max_pixels=4096, mel_bins=16)
@@ -213,6 +214,36 @@ def test_a_task_source_has_the_examples_of_its_tasks_only(folder):
     assert TaskSource(source, ["text_question"])[0]["meta"] == {"answer": "Ä"}
     with pytest.raises(UserError, match=r"no examples of task \['dance'\], there are"):
         TaskSource(source, ["dance"])
+
+
+def test_sounds_are_written_down_from_what_is_heard_in_a_clip_and_in_a_videos_track():
+    silent = Video(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4) / 8)
+    track = Audio(np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32), 16_000)
+    meta = {"heard": "a red square"}
+    make = make_spoken(TOKENIZER, PROCESSOR)
+    alone = make({"chat": chat({"type": "audio", "audio": track}), "meta": meta}, None)
+    seen = make(
+        {"chat": chat({"type": "video", "video": silent._replace(audio=track)}), "meta": meta}, None
+    )
+    assert TOKENIZER.decode(alone.tokens.tolist()) == "a red square"
+    for a, b in zip(alone, seen, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(UserError, match="no transcribed clip"):
+        make({"chat": chat({"type": "video", "video": silent}), "meta": meta}, None)
+
+
+def test_live_examples_are_the_corpus_and_go_on_where_it_ends(tmp_path):
+    """Made as they are read: nothing is written."""
+    source = open_source("omniworld_live/describe", data_dir=str(tmp_path / "none"))
+    assert len(source) * 8 > 3 * omniworld.SIZES["train"]
+    places = [i for i in range(400) if omniworld.task_of(i, "train") == "describe"]
+    for n in (0, len(places) - 1):
+        made, known = source[n], omniworld.example(places[n])
+        assert made["id"] == known["id"] and made["meta"] == known["meta"]
+    assert int(source[len(source) - 1]["id"].split("-")[1]) > omniworld.SIZES["train"]
+    held = open_source("omniworld_live", split="validation")
+    assert len(held) == omniworld.SIZES["validation"]
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_speech_record_becomes_a_transcription():

@@ -24,7 +24,7 @@ def test_a_row_says_whether_its_aim_is_met():
 
 
 def test_every_aim_of_the_issue_has_a_line_and_every_task_that_answers_in_text_too():
-    assert {line.task for line in LINES} == set(omniworld.MIXTURE) - {"say"}
+    assert {line.task for line in LINES} == set(omniworld.MIXTURE) - {"tool_call_written"}
     assert [line.aim for line in LINES] == [0.05, 0.15, 0.95, 0.90, None, 0.3, 0.8, 0.95, None]
 
 
@@ -35,9 +35,16 @@ def world(monkeypatch):
     class World:
         answers = staticmethod(lambda examples: [""] * len(examples))
 
-    def load(split, data_dir, tasks):
-        plans = [omniworld.plan(i, split) for i in range(150)]
-        return [{**p, "chat": {"plan": p}} for p in plans if p["task"] in tasks]
+    class Plans:
+        def __init__(self, split):
+            self._plans = [omniworld.plan(i, split) for i in range(150)]
+            self.tasks = [plan["task"] for plan in self._plans]
+
+        def __len__(self):
+            return len(self._plans)
+
+        def __getitem__(self, i):
+            return {**self._plans[i], "chat": {"plan": self._plans[i]}}
 
     def answer(generator, tokenizer, processor, chats, *, max_new_tokens):
         return World.answers([chat["plan"] for chat in chats])
@@ -45,7 +52,7 @@ def world(monkeypatch):
     def with_noise(chat, modality, rng):
         return {"plan": {**chat["plan"], "meta": {"answer": f"no {modality}"}}}
 
-    monkeypatch.setattr(score_table.omniworld, "load", load)
+    monkeypatch.setattr(score_table.omniworld, "live", Plans)
     monkeypatch.setattr(score_table, "answer", answer)
     monkeypatch.setattr(score_table, "with_noise", with_noise)
     lines = [line for line in LINES if line.task in ("picture_question_spoken", "transcribe")]
@@ -61,7 +68,8 @@ def test_true_answers_meet_every_aim_and_noise_is_scored_beside_its_chance(world
     assert [row.count for row in rows] == [3] * 3
     assert set(rows[2].noise) == {"image", "audio"}
     assert rows[2].noise["image"][0] == rows[2].noise["audio"][0] == 0.0
-    plans = score_table.omniworld.load("test", None, ("picture_question_spoken",))[:3]
+    plans = [p for p in (omniworld.plan(i, "test") for i in range(150))
+             if p["task"] == "picture_question_spoken"][:3]  # fmt: skip
     by_sight = omniworld.chance("picture_question_spoken", plans, without="audio")
     assert rows[2].noise["image"][1] == rows[2].chance
     assert rows[2].noise["audio"][1] == by_sight != rows[2].chance
@@ -74,3 +82,11 @@ def test_wrong_answers_miss_every_aim(world):
     assert [row.met for row in rows] == [False] * 3
     assert told == [" | ".join(row.cells()) for row in rows]
     assert not any(row.noise for row in rows)
+
+
+def test_on_validation_the_lines_of_the_test_split_are_scored_and_the_voices_unseen_are_not(world):
+    asked = []
+    world.answers = staticmethod(lambda plans: asked.extend(plans) or [""] * len(plans))
+    rows = score_table.evaluate(*MODEL, split="validation", limit=2, noise=False)
+    assert [row.title for row in rows] == ["transcribe, voices seen", "picture, spoken question"]
+    assert {plan["meta"]["split"] for plan in asked} == {"validation"}

@@ -14,7 +14,7 @@ from omnijax.data.omniworld.builder import (
     folder_name,
     is_built,
 )
-from omnijax.data.omniworld.records import make_record, read_record
+from omnijax.data.omniworld.records import make_example, read_record
 from omnijax.data.omniworld.splits import SPLITS
 from omnijax.data.omniworld.tasks import TASKS, task_of
 from omnijax.errors import UserError
@@ -22,7 +22,7 @@ from omnijax.errors import UserError
 
 def example(index: int, split: str = "train", seed: int = 0) -> dict:
     """Example ``index`` of a split, made on the fly: {"id", "task", "chat", "meta"}."""
-    return read_record(make_record(index, split, seed))
+    return make_example(index, split, seed)
 
 
 class _Indexed:

@@ -86,17 +86,13 @@ def make_records(block: Block) -> list[dict]:
 
 def make_record(index: int, split: str, seed: int = 0) -> dict:
     """An example as it is stored."""
-    made = plan(index, split, seed)
-    chat = {"messages": made["messages"]}
-    if "tools" in made:
-        chat["tools"] = made["tools"]
-    return {
-        "id": made["id"],
-        "task": made["task"],
-        "chat": json.dumps(chat, ensure_ascii=False),
-        "meta": json.dumps(made["meta"], ensure_ascii=False),
-        "media": [media.encode(media.render(item)) for item in made["media"]],
-    }
+    texts, values = _make(index, split, seed)
+    return texts | {"media": [media.encode(value) for value in values]}
+
+
+def make_example(index: int, split: str, seed: int = 0) -> dict:
+    """What `read_record` gives of `make_record`, without the way over bytes."""
+    return _with_media(*_make(index, split, seed))
 
 
 def read_record(record: dict) -> dict:
@@ -104,7 +100,24 @@ def read_record(record: dict) -> dict:
 
     Media that no message holds (the speech to be said) is ``meta["speech"]``.
     """
-    values = [media.decode(bytes(data)) for data in record["media"]]
+    return _with_media(record, [media.decode(bytes(data)) for data in record["media"]])
+
+
+def _make(index: int, split: str, seed: int) -> tuple[dict, list[media.Media]]:
+    made = plan(index, split, seed)
+    chat = {"messages": made["messages"]}
+    if "tools" in made:
+        chat["tools"] = made["tools"]
+    texts = {
+        "id": made["id"],
+        "task": made["task"],
+        "chat": json.dumps(chat, ensure_ascii=False),
+        "meta": json.dumps(made["meta"], ensure_ascii=False),
+    }
+    return texts, [media.render(item) for item in made["media"]]
+
+
+def _with_media(record: dict, values: list[media.Media]) -> dict:
     chat, meta = json.loads(record["chat"]), json.loads(record["meta"])
     used = set()
     for message in chat["messages"]:

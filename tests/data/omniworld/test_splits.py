@@ -9,7 +9,10 @@ import pytest
 
 from omnijax.data import omniworld
 from omnijax.data.omniworld import splits
+from omnijax.data.omniworld.drawing import VALUES
+from omnijax.data.omniworld.language import NUMBERS, fluent
 from omnijax.data.omniworld.splits import Combination
+from omnijax.data.omniworld.wordings import QUESTIONS
 from omnijax.errors import UserError
 
 TESTS = ("test", "test_voice", "say_test")
@@ -76,6 +79,75 @@ def test_the_truth_names_every_combination_that_the_text_and_the_media_hold(spli
             for motion, sound in itertools.product(splits.MOTIONS, splits.SOUNDS):
                 if f"{motion} with the {sound}" in text or f"{motion} with a {sound}" in text:
                     assert Combination("motion x sound", motion, sound) in known, plan
+
+
+def test_the_further_questions_of_a_conversation_are_asked_as_training_may_ask_them():
+    """Each is found again among the wordings by its text."""
+    asked = Counter()
+    for plan in plans("train", 6000):
+        if plan["task"].startswith("tool"):
+            continue
+        for message in plan["messages"][2:]:
+            if message["role"] != "user":
+                continue
+            (item,) = message["content"]
+            text = item["text"].rstrip(".?")
+            found = [
+                Combination(f"wording x subject: {group}", index, subject)
+                for group, (slot, wordings) in QUESTIONS.items()
+                for index, wording in enumerate(wordings)
+                for subject, value in enumerate(VALUES[slot])
+                if fluent(wording.format(**{slot: value})).rstrip(".?") == text
+            ]
+            assert found and not any(map(splits.is_held_out, found)), item
+            asked[found[0].family] += 1
+    assert set(asked) == {f"wording x subject: {group}" for group in QUESTIONS}
+
+
+def test_the_further_answers_of_a_conversation_are_true_of_what_it_shows():
+    told = Counter()
+    for plan in plans("train", 6000):
+        if plan["task"].startswith(("tool", "transcribe")):
+            continue
+        meta, turns = plan["meta"], plan["messages"][2:]
+        for question, answer in zip(turns[::2], turns[1::2], strict=True):
+            said, truth = question["content"][0]["text"], answer["content"]
+            if plan["task"] == "sound_time":
+                (event,) = [e for e in meta["events"] if e["sound"] in said]
+                assert truth == f"{event['time']:.1f} seconds"
+            else:
+                assert truth in answers_to(said, meta["objects"]), (said, meta["objects"])
+            told[plan["task"]] += 1
+    assert set(told) == {"picture_question_written", "picture_question_spoken", "text_question",
+                         "sound_time"}  # fmt: skip
+
+
+def answers_to(question, objects):
+    """By the words of the question alone: what it names, and what it asks for."""
+    heard = set(question.replace("?", "").replace(".", "").split())
+    named = [o for o in objects if {o["shape"], o["colour"]} & heard]
+    if "many" in heard or "number" in heard or question.startswith("count"):
+        shapes = [o for o in objects if o["shape"][:4] in question]
+        return [NUMBERS[len(shapes) - 1]]
+    if "where" in heard or "in which place" in question or "name the place" in question:
+        assert len(named) == 1
+        return [named[0]["place"]]
+    if "colour" in heard:
+        assert len(named) == 1
+        return [named[0]["colour"]]
+    if "shape" in heard:
+        assert len(named) == 1
+        return [named[0]["shape"]]
+    place = question.replace("?", "").replace(".", "").split("at the ")[-1]
+    place = place.removesuffix(" there is what")
+    return [f"{o['colour']} {o['shape']}" for o in objects if o["place"] == place]
+
+
+def test_only_training_goes_on_after_the_first_answer():
+    for split in ("validation", "test"):
+        for plan in plans(split):
+            if not plan["task"].startswith("tool"):
+                assert [m["role"] for m in plan["messages"]] == ["user", "assistant"]
 
 
 def test_every_word_shape_colour_place_motion_sound_and_answer_occurs_in_training():
