@@ -131,8 +131,8 @@ def main() -> int:
         repetition_penalty=PENALTY.value,
     )
     compilation_cache()
-    from experiments._model import load
     from omnijax.generate.session import Session
+    from omnijax.pretrained import load
 
     loaded = load(WEIGHTS.value)
     session = Session(

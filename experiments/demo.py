@@ -143,8 +143,8 @@ def scores(loaded) -> str:
 def main() -> int:
     began = time.monotonic()
     compilation_cache()
-    from experiments._model import load
     from omnijax.eval import page
+    from omnijax.pretrained import load
 
     loaded = load(WEIGHTS.value)
     count = sum(x.size for x in _leaves(loaded.params))

@@ -39,8 +39,8 @@ def main() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from experiments._model import load
     from omnijax.eval.score_table import evaluate
+    from omnijax.pretrained import load
 
     loaded = load(WEIGHTS.value)
     rows = evaluate(

@@ -48,7 +48,7 @@ def main() -> int:
         f"--config={HERE / 'configs/nano.py'}:s2",
         f"--workdir={runs / 's2'}",
     )
-    from experiments._model import export
+    from omnijax.pretrained import export
 
     weights = Path(EXPORT.value or runs / "weights")
     file = export(runs / "s2", weights)

@@ -19,6 +19,7 @@ FLOORS = (
     ("data",),
     ("generate",),
     ("train",),
+    ("pretrained",),
     ("eval",),
     ("agent",),
     ("serve",),

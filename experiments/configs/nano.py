@@ -36,7 +36,8 @@ def live(**weights: float) -> tuple[str, ...]:
 # All tasks, packed: about 29 examples a step. Long captions do not drown short answers.
 JOINT = {
     "mixture": live(
-        transcribe=3,
+        transcribe=2.5,
+        words=1,
         picture_question_written=2,
         picture_question_spoken=2.5,
         describe=1.5,

@@ -283,10 +283,10 @@ def open_sources(
     """
 
     @functools.cache
-    def world(live: bool) -> Source:
+    def stored() -> Source:
         from omnijax.data import omniworld  # builds a corpus, so only on demand
 
-        return omniworld.live(split) if live else omniworld.load(split, data_dir=data_dir)
+        return omniworld.load(split, data_dir=data_dir)
 
     opened: dict[str, Source] = {}
     for spec in specs:
@@ -302,9 +302,12 @@ def open_sources(
                     f"splits are then train and {split}, or {NO_EVALUATION}"
                 )
             opened[spec] = TfdsSource(name, own_split or split, data_dir=data_dir)
-        elif family in ("omniworld", "omniworld_live") and not rest:
-            source = world(family == "omniworld_live")
-            opened[spec] = TaskSource(source, tasks.split("+")) if tasks else source
+        elif family == "omniworld" and not rest:
+            opened[spec] = TaskSource(stored(), tasks.split("+")) if tasks else stored()
+        elif family == "omniworld_live" and not rest:
+            from omnijax.data import omniworld
+
+            opened[spec] = omniworld.live(split, tasks=tasks.split("+") if tasks else None)
         else:
             raise UserError(
                 f"unknown source {spec!r} in the mixture: it must be omniworld[/TASK[+TASK]], "

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from omnijax.data import omniworld
-from omnijax.data.sources import TaskSource
 from omnijax.eval.answers import answer, with_noise
 from omnijax.eval.scoring import score
 from omnijax.generate.text import TextGenerator
@@ -80,7 +79,7 @@ def evaluate(
         if split != "test" and line.split != "test":
             continue
         name = split if line.split == "test" else line.split
-        source = TaskSource(omniworld.live(name), (line.task,))
+        source = omniworld.live(name, tasks=(line.task,))
         examples = [source[i] for i in range(min(len(source), limit or len(source)))]
 
         def scored(examples, chats, line=line):

@@ -243,6 +243,11 @@ def test_live_examples_are_the_corpus_and_go_on_where_it_ends(tmp_path):
     assert int(source[len(source) - 1]["id"].split("-")[1]) > omniworld.SIZES["train"]
     held = open_source("omniworld_live", split="validation")
     assert len(held) == omniworld.SIZES["validation"]
+    words = open_source("omniworld_live/words")
+    assert words[3]["task"] == "words" and words[3]["id"].startswith("words-")
+    assert open_source("omniworld_live/words", split="validation")[3]["meta"] != words[3]["meta"]
+    with pytest.raises(UserError, match="words are a source of their own, for training, not test"):
+        open_source("omniworld_live/words", split="test")
     assert not (tmp_path / "none").exists()
 
 

@@ -39,7 +39,7 @@ for arguments in json.load(sys.stdin):
         try:
             launch(converse.main, ["converse.py", *arguments])
         except SystemExit as exit:
-            told.append((exit.code, stderr.getvalue(), "experiments._model" in sys.modules))
+            told.append((exit.code, stderr.getvalue(), "omnijax.pretrained" in sys.modules))
 print(json.dumps(told))
 """
 

@@ -77,12 +77,21 @@ class StoredSource(_Indexed):
 
 
 LIVE_TRAIN = 400_000  # more than nano sees
+LIVE_WORDS = {"train": 100_000, "validation": 500}
 
 
-def live(split: str = "train", seed: int = 0) -> LazySource:
-    """A split that is never stored: in training the corpus and on beyond its end."""
+def live(split: str = "train", *, tasks: Sequence[str] | None = None, seed: int = 0) -> LazySource:
+    """A split that is never stored: in training the corpus and on beyond its end.
+
+    tasks: only these; ``words``, which is for training alone, has a split of its own.
+    """
+    if tasks is not None and "words" in tasks:
+        if len(tasks) > 1 or split not in ("train", "validation"):
+            raise UserError(f"words are a source of their own, for training, not {split} {tasks}")
+        part, seed = ("train", seed) if split == "train" else ("validation", seed + 1)
+        return LazySource("words", LIVE_WORDS[part], seed=seed)
     size = LIVE_TRAIN if split == "train" else SIZES[_check_split(split)]
-    return LazySource(split, size, seed=seed)
+    return LazySource(split, size, seed=seed, tasks=tasks)
 
 
 def load(

@@ -4,6 +4,7 @@ A sentence is made from slots (an object, a motion, a sound, ...), so that the s
 same combinations in every language. All text is lower-case and without punctuation, as spoken.
 """
 
+import functools
 import re
 
 from omnijax.data.omniworld.splits import COLOURS, MOTIONS, PLACES, SHAPES, SOUNDS
@@ -115,6 +116,34 @@ def sentence(language: str, template: int, slots: dict) -> str:
     fill["name"] = slots.get("name")
     text = pattern.format(**fill)
     return fluent(text) if language == "en" else text.replace(" de el ", " del ")
+
+
+def words_for(language: str, slot: str, value: str, rng) -> str:
+    """What names a value when it stands alone, without an article: "estrella", "roja"."""
+
+    def of(table: dict, values: tuple) -> str:
+        return table[language][values.index(value)]
+
+    match slot:
+        case "place":
+            return of(_PLACES, PLACES)
+        case "motion":
+            return of(_MOTIONS, MOTIONS)
+        case "number":
+            return of(_NUMBERS, NUMBERS)
+    if language == "en" or slot == "name":
+        return value
+    if slot == "colour":
+        forms = of(_COLOURS, COLOURS).split("/")
+        return forms[int(rng.integers(len(forms)))]
+    return of(*{"shape": (_SHAPES, SHAPES), "sound": (_SOUNDS, SOUNDS)}[slot]).split()[1]
+
+
+@functools.cache
+def small_words(language: str) -> tuple[str, ...]:
+    """What the templates of a language say between their slots, word by word."""
+    texts = (re.sub(r"\{\w+\}s?", " ", t.split("|")[0]) for t in TEMPLATES[language])
+    return tuple(sorted({word for text in texts for word in text.split()}))
 
 
 def needed_slots(language: str, template: int) -> tuple[set[str], str]:

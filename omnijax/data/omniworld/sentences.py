@@ -14,6 +14,7 @@ from omnijax.data.omniworld.splits import SOUNDS
 from omnijax.data.omniworld.voices import VOICES
 from omnijax.data.omniworld.wordings import SAY_PROMPTS, TRANSCRIBE_PROMPTS
 
+SLOTS = ("shape", "colour", "place", "motion", "sound", "number", "name")
 LANGUAGE_SHARES = {"en": 0.4, "de": 0.2, "es": 0.2, "fr": 0.2}
 
 
@@ -73,6 +74,40 @@ def transcribe(rng, split: str) -> dict:
             ],
             "media": [speech],
             "meta": meta | {"voice": speech["voice"], "transcript": text},
+        }
+
+    return until_it_belongs(split, draw)
+
+
+def words(rng, split: str) -> dict:
+    """Words in no order, spoken, to be written down: none can be guessed from the others."""
+    language = _language(rng)
+
+    def draw():
+        slots = {slot: pick(rng, VALUES[slot]) for slot in SLOTS}
+        chosen = [SLOTS[i] for i in rng.permutation(len(SLOTS))[: int(rng.integers(2, 6))]]
+        said = [lang.words_for(language, slot, slots[slot], rng) for slot in chosen]
+        said += [pick(rng, lang.small_words(language)) for _ in range(int(rng.integers(0, 3)))]
+        text = " ".join(said[i] for i in rng.permutation(len(said)))
+        speech = spoken(rng, text, language, split)
+        held = {slot: slots[slot] for slot in chosen}
+        thing = {key: held[key] for key in ("shape", "colour", "place") if key in held}
+        event = {key: held[key] for key in ("motion", "sound") if key in held}
+        return {
+            "messages": [
+                user_turn({"type": "audio", "audio": 0}, text_item(pick(rng, TRANSCRIBE_PROMPTS))),
+                assistant_turn(text),
+            ],
+            "media": [speech],
+            "meta": {
+                "objects": [thing],
+                "events": [event],
+                "asked": {"objects": [0], "events": [0]},
+                "language": language,
+                "answer": text,
+                "voice": speech["voice"],
+                "transcript": text,
+            },
         }
 
     return until_it_belongs(split, draw)

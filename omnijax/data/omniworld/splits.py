@@ -5,7 +5,7 @@ Every example's ``meta`` names what it shows or says: ``objects`` (shape, colour
 turns) and ``asked``, the indices of the objects and events that the question is about. From these
 alone:
 
-    train, validation            contain no held-out combination anywhere
+    train, validation, words     contain no held-out combination anywhere
     test, test_voice, say_test   ask about at least one held-out combination
 
 Every single word, shape, colour, place, motion and sound occurs in training.
@@ -26,7 +26,7 @@ MOTIONS = (
 SOUNDS = ("bell", "drum", "whistle", "click", "buzz", "splash", "horn", "chirp")
 WORDINGS = 6
 
-TRAIN_SPLITS = ("train", "validation", "say")
+TRAIN_SPLITS = ("train", "validation", "say", "words")
 TEST_SPLITS = ("test", "test_voice", "say_test")
 SPLITS = (*TRAIN_SPLITS, *TEST_SPLITS)
 

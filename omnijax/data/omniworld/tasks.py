@@ -37,18 +37,19 @@ _MAKERS = {
     "tool_call": functools.partial(calls.tool_call, by_voice=True),
     "tool_call_written": functools.partial(calls.tool_call, by_voice=False),
     "text_question": functools.partial(pictures.question, form="text"),
+    "words": sentences.words,
     "say": sentences.say,
 }
 BLOCK = sum(MIXTURE.values())
-TASKS = (*MIXTURE, "say")
+TASKS = (*MIXTURE, "words", "say")
+# Splits of one task only; the others hold the mixture.
+OWN_TASK = {"say": "say", "say_test": "say", "test_voice": "transcribe", "words": "words"}
 
 
 def task_of(index: int, split: str) -> str:
     """The task of an example: the mixture, exactly, in every block of 100."""
-    if split in ("say", "say_test"):
-        return "say"
-    if split == "test_voice":
-        return "transcribe"
+    if split in OWN_TASK:
+        return OWN_TASK[split]
     block, place = divmod(index, BLOCK)
     return _tasks_of_block(block)[place]
 

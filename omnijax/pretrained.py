@@ -1,4 +1,8 @@
-"""A trained model from a folder of weights or a run: what converse, evaluate and demo load."""
+"""A trained model with all that it takes to talk to it, from a folder of weights or a run.
+
+nano = load("nano")
+session = Session(nano.generator(), nano.tokenizer, nano.processor)
+"""
 
 import dataclasses
 import importlib.resources
@@ -19,6 +23,8 @@ from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
 from omnijax.train.recipe import open_tokenizer
 from omnijax.train.stages import from_dict
+
+TOKENIZER = "tokenizer.json"
 
 
 class Loaded(NamedTuple):
@@ -59,13 +65,9 @@ def load(weights: str) -> Loaded:
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
     thinker = Thinker(dataclasses.replace(model, decoder=decoder))
     check_params(thinker, params, directory)
-    return Loaded(
-        thinker,
-        params,
-        open_tokenizer(config["tokenizer"]),
-        processor,
-        config,
-    )
+    own = directory / TOKENIZER
+    tokenizer = open_tokenizer(str(own) if own.is_file() else config["tokenizer"])
+    return Loaded(thinker, params, tokenizer, processor, config)
 
 
 def check_params(model: Thinker, params: Any, where: Path) -> None:
@@ -83,7 +85,13 @@ def check_params(model: Thinker, params: Any, where: Path) -> None:
 
 
 def export(run: Path, directory: Path) -> Path:
-    """The last checkpoint of a run as a small folder of weights; returns the weights' file."""
+    """The last checkpoint of a run as a small folder that needs nothing else.
+
+    Returns the file of the weights; config and tokenizer lie beside it.
+    """
     params, config = read_params(run / "checkpoints")
+    tokenizer = open_tokenizer(config["tokenizer"])
     kept = {name: config[name] for name in ("name", "tokenizer", "model", "processor", "stage")}
-    return save_weights(directory, params, json.loads(json.dumps(kept)))
+    file = save_weights(directory, params, json.loads(json.dumps(kept)))
+    tokenizer.save(directory / TOKENIZER)
+    return file
