@@ -134,7 +134,7 @@ STAGES = {
             name="s2",
             starts_from=("s2_decoder",),
             **JOINT,
-            steps=2200,
+            steps=1400,
             seed=1,  # goes on with other examples
             optimizer=OptimizerConfig(learning_rate=1.2e-3, warmup_steps=50),
             augment=VOICES,
