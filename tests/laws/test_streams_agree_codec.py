@@ -95,6 +95,21 @@ def test_what_is_quantised_is_the_same_in_any_pieces(sizes):
     np.testing.assert_allclose(np.concatenate(out, 1), expected, atol=1e-5)
 
 
+def test_code2wav_scanned_frame_by_frame_in_one_program_equals_code2wav_fed_whole():
+    codes = tiny.codes(2, MAX_FRAMES, 9)
+    expected = whole(np.zeros((2, MAX_FRAMES * FRAME), np.float32), codes)[2]
+
+    @jax.jit
+    def scanned(state, codes):
+        def step(state, frame):
+            return MODEL.apply(PARAMS, state, frame[:, None], method="decode_step")
+
+        return jax.lax.scan(step, state, codes.swapaxes(0, 1))[1]
+
+    out = np.asarray(scanned(init_decode_state(MODEL, 2), codes))  # [R, B, samples of a frame]
+    np.testing.assert_allclose(out.swapaxes(0, 1).reshape(2, -1), expected, atol=1e-5)
+
+
 def test_a_clip_that_ends_within_a_frame_is_filled_with_silence():
     samples = tiny.noise(1, 2 * FRAME + 5, 3)
     encode = jax.jit(lambda samples: MODEL.apply(PARAMS, samples, method="encode"))
