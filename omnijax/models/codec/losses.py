@@ -1,0 +1,137 @@
+"""What a decoded waveform is compared by: mel spectrograms at several scales, and adversaries.
+
+Every loss is a mean over its own terms and is returned apart; weights belong to the objective.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from omnijax.media.mel import MelConfig, log10_mel
+from omnijax.models.codec.config import SAMPLE_RATE, check_each_positive
+from omnijax.models.codec.discriminators import Judgement
+from omnijax.nn.encoder import check
+from omnijax.typing import Array, Bool, Float
+
+ADVERSARIAL = ("hinge", "least_squares")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MelLossConfig:
+    """Windows in samples, each with its mel bins; hops of a quarter (DAC, arXiv 2306.06546)."""
+
+    windows: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    bins: tuple[int, ...] = (8, 16, 32, 64, 80, 80)
+    sample_rate: int = SAMPLE_RATE
+
+    def __post_init__(self):
+        check_each_positive(self, "windows", "bins")
+        check(
+            len(self.windows) == len(self.bins),
+            f"MelLossConfig.bins has {len(self.bins)} entries, windows has {len(self.windows)}",
+        )
+        check(
+            all(window % 4 == 0 for window in self.windows),
+            f"MelLossConfig.windows is {self.windows}, each must be a multiple of 4",
+        )
+
+    @property
+    def scales(self) -> tuple[MelConfig, ...]:
+        return tuple(
+            MelConfig(sample_rate=self.sample_rate, bins=bins, window=window, hop=window // 4)
+            for window, bins in zip(self.windows, self.bins, strict=True)
+        )
+
+
+def mel_loss(
+    samples: Float[Array, "B A"],
+    target: Float[Array, "B A"],
+    config: MelLossConfig = MelLossConfig(),
+) -> Float[Array, ""]:
+    """Mean absolute difference of log10 mel power, each window's mean first, then over windows.
+
+    Samples past the last whole hop of a window do not count in it; A must hold one window.
+    """
+    both = jnp.concatenate([samples, target]).astype(jnp.float32)
+    length, largest = both.shape[1], max(config.windows)
+    if length < largest:
+        raise ValueError(f"{length} samples are fewer than the largest window of {largest}")
+    with jax.named_scope("mel_loss"):
+        total = jnp.zeros(())
+        for scale in config.scales:
+            whole = both[:, : length - length % scale.hop]
+            mel = jax.vmap(lambda x, scale=scale: log10_mel(x, scale))(whole)
+            ours, theirs = jnp.split(mel, 2)
+            total += jnp.mean(jnp.abs(ours - theirs))
+        return total / len(config.windows)
+
+
+def discriminator_loss(
+    real: Sequence[Judgement], fake: Sequence[Judgement], kind: str = "hinge"
+) -> Float[Array, ""]:
+    """How far the judges are from telling real from decoded, mean over judges.
+
+    hinge: max(0, 1 - D(real)) + max(0, 1 + D(fake)); 2 for a judge that always says 0.
+    least_squares: (1 - D(real))^2 + D(fake)^2.
+    """
+    check_kind(kind)
+    total = jnp.zeros(())
+    for a, b in zip(real, fake, strict=True):
+        a, b = a.scores.astype(jnp.float32), b.scores.astype(jnp.float32)
+        if kind == "hinge":
+            total += jnp.mean(jax.nn.relu(1 - a)) + jnp.mean(jax.nn.relu(1 + b))
+        else:
+            total += jnp.mean(jnp.square(1 - a)) + jnp.mean(jnp.square(b))
+    return total / len(real)
+
+
+def adversarial_loss(fake: Sequence[Judgement], kind: str = "hinge") -> Float[Array, ""]:
+    """What the generator is told by the judges: -D(fake), or (1 - D(fake))^2; mean over judges."""
+    check_kind(kind)
+    total = jnp.zeros(())
+    for judged in fake:
+        scores = judged.scores.astype(jnp.float32)
+        total += jnp.mean(-scores if kind == "hinge" else jnp.square(1 - scores))
+    return total / len(fake)
+
+
+def feature_loss(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Float[Array, ""]:
+    """Mean absolute difference of every layer's features, relative to their size (EnCodec)."""
+    terms = [
+        jnp.mean(jnp.abs(jax.lax.stop_gradient(a) - b).astype(jnp.float32))
+        / (jnp.mean(jnp.abs(jax.lax.stop_gradient(a)).astype(jnp.float32)) + 1e-6)
+        for judged_real, judged_fake in zip(real, fake, strict=True)
+        for a, b in zip(judged_real.features, judged_fake.features, strict=True)
+    ]
+    return sum(terms) / len(terms)
+
+
+def distillation_loss(
+    student: Float[Array, "B R E"],
+    teacher: Float[Array, "B S E"],
+    valid: Bool[Array, "B R"],
+) -> Float[Array, ""]:
+    """1 - cosine between each frame and the teacher's feature at its middle, mean of valid ones.
+
+    The teacher's rate may differ: S features cover the same time as R frames, and the two nearest
+    are mixed linearly. The teacher gets no gradient.
+    """
+    frames, steps = student.shape[1], teacher.shape[1]
+    at = jnp.clip((jnp.arange(frames) + 0.5) * steps / frames - 0.5, 0, steps - 1)
+    below = jnp.floor(at).astype(jnp.int32)
+    share = (at - below)[:, None]
+    teacher = jax.lax.stop_gradient(teacher).astype(jnp.float32)
+    above = jnp.minimum(below + 1, steps - 1)
+    teacher = teacher[:, below] * (1 - share) + teacher[:, above] * share
+    student = student.astype(jnp.float32)
+    product = jnp.sum(student * teacher, -1)
+    lengths = jnp.sum(jnp.square(student), -1) * jnp.sum(jnp.square(teacher), -1)
+    cosine = product * jax.lax.rsqrt(lengths + 1e-12)
+    weights = valid.astype(jnp.float32)
+    return jnp.sum((1 - cosine) * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+
+
+def check_kind(kind: str) -> None:
+    check(kind in ADVERSARIAL, f"adversarial is {kind!r}, it must be one of {ADVERSARIAL}")

@@ -1,0 +1,159 @@
+"""The codec's losses and judges: what each measures, and that it can tell."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omnijax.errors import UserError
+from omnijax.models.codec.discriminators import (
+    DiscriminatorConfig,
+    Discriminators,
+    Judgement,
+    PeriodJudge,
+    spectrogram,
+)
+from omnijax.models.codec.losses import (
+    MelLossConfig,
+    adversarial_loss,
+    discriminator_loss,
+    distillation_loss,
+    feature_loss,
+    mel_loss,
+)
+
+MEL = MelLossConfig(windows=(64, 128), bins=(8, 12))
+JUDGES = DiscriminatorConfig(
+    periods=(2, 3), period_channels=(2, 3), windows=(32,), spectrum_channels=(2, 3), time_stride=2
+)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return 0.1 * jax.random.normal(jax.random.key(0), (2, 400))
+
+
+def test_the_mel_loss_is_zero_for_equal_sound_and_ten_decibels_are_one(samples):
+    run = jax.jit(lambda a, b: mel_loss(a, b, MEL))
+    assert float(run(samples, samples)) == 0
+    # Power times ten is one in log10, at every bin of every scale.
+    np.testing.assert_allclose(run(samples * 10**0.5, samples), 1.0, rtol=1e-4)
+
+
+def test_the_mel_loss_hears_pitch_but_hardly_phase():
+    t = np.arange(2400) / 24_000
+    tone = lambda hertz, phase: jnp.asarray(  # noqa: E731
+        0.3 * np.sin(2 * np.pi * hertz * t + phase), jnp.float32
+    )[None]
+    scales = MelLossConfig(windows=(512,), bins=(40,))
+    run = jax.jit(lambda a, b: mel_loss(a, b, scales))
+    shifted = float(run(tone(1000, 1.0), tone(1000, 0.0)))
+    higher = float(run(tone(2000, 0.0), tone(1000, 0.0)))
+    assert higher > 5 * shifted
+
+
+def test_the_mel_loss_has_a_finite_gradient_at_silence():
+    silence = jnp.zeros((1, 400))
+    grad = jax.jit(jax.grad(lambda x: mel_loss(x, 0.1 + silence, MEL)))(silence)
+    assert np.isfinite(grad).all()
+
+
+def test_a_clip_shorter_than_the_largest_window_is_refused():
+    with pytest.raises(ValueError, match="100 samples are fewer than the largest window of 128"):
+        mel_loss(jnp.zeros((1, 100)), jnp.zeros((1, 100)), MEL)
+
+
+def judged(*scores):
+    return [Judgement(jnp.asarray(s), (jnp.asarray(s),)) for s in scores]
+
+
+def test_adversarial_losses_are_the_published_ones():
+    real, fake = judged([[2.0, 0.5]]), judged([[-2.0, 0.0]])
+    # hinge: max(0, 1 - D(x)) + max(0, 1 + D(y)); least squares: (1 - D(x))^2 + D(y)^2
+    np.testing.assert_allclose(discriminator_loss(real, fake), 0.25 + 0.5)
+    np.testing.assert_allclose(discriminator_loss(real, fake, "least_squares"), 0.625 + 2.0)
+    np.testing.assert_allclose(adversarial_loss(fake), 1.0)
+    np.testing.assert_allclose(adversarial_loss(fake, "least_squares"), 5.0)
+    undecided = judged([[0.0]])
+    np.testing.assert_allclose(discriminator_loss(undecided, undecided), 2.0)
+    with pytest.raises(UserError, match="adversarial is 'wasserstein'"):
+        adversarial_loss(fake, "wasserstein")
+
+
+def test_feature_matching_compares_every_layer_relative_to_its_size():
+    real = [Judgement(jnp.zeros(1), (jnp.full((3,), 2.0), jnp.full((2,), 100.0)))]
+    fake = [Judgement(jnp.zeros(1), (jnp.full((3,), 3.0), jnp.full((2,), 110.0)))]
+    np.testing.assert_allclose(feature_loss(real, fake), (0.5 + 0.1) / 2, rtol=1e-5)
+    assert float(feature_loss(real, real)) == 0
+
+
+def test_distillation_is_zero_for_parallel_features_at_any_rate_and_two_for_opposite_ones():
+    valid = jnp.ones((1, 4), bool)
+    teacher = jax.random.normal(jax.random.key(1), (1, 2, 3))
+    # Two features for four frames: the outer frames lie on them, the inner ones between.
+    mixed = jnp.stack(
+        [
+            teacher[:, 0],
+            0.75 * teacher[:, 0] + 0.25 * teacher[:, 1],
+            0.25 * teacher[:, 0] + 0.75 * teacher[:, 1],
+            teacher[:, 1],
+        ],
+        1,
+    )
+    np.testing.assert_allclose(distillation_loss(7 * mixed, teacher, valid), 0, atol=1e-5)
+    np.testing.assert_allclose(distillation_loss(-mixed, teacher, valid), 2, atol=1e-5)
+    half = jnp.concatenate([mixed[:, :2], -mixed[:, 2:]], 1)
+    kept = jnp.array([[True, True, False, False]])
+    np.testing.assert_allclose(distillation_loss(half, teacher, kept), 0, atol=1e-5)
+    grad = jax.grad(lambda t: distillation_loss(half, t, valid))(teacher)
+    assert not np.any(grad)
+
+
+def test_a_period_judge_never_mixes_the_phases_of_its_period(samples):
+    judge = PeriodJudge(JUDGES, 3)
+    params = jax.jit(judge.init)(jax.random.key(0), samples)
+    # 400 samples fill 34 blocks of 12 with 8 in front; phase 0 has every third sample.
+    changed = samples.at[:, 1::3].add(1.0)  # (8 + 1) % 3 == 0
+    run = jax.jit(lambda x: judge.apply(params, x).scores)
+    different = np.abs(np.asarray(run(changed) - run(samples))).max((0, 2)) > 1e-6
+    np.testing.assert_array_equal(different, [True, False, False])
+
+
+def test_the_spectrogram_of_white_noise_has_the_same_size_in_every_window():
+    noise = jax.random.normal(jax.random.key(2), (1, 20_000))
+    for window in (64, 256):
+        power = float(jnp.mean(jnp.sum(jnp.square(spectrogram(noise, window)), -1)))
+        assert power == pytest.approx(1.0, rel=0.1)
+
+
+def test_every_judge_learns_to_tell_noise_from_a_tone():
+    model, key = Discriminators(JUDGES), jax.random.key(3)
+    t = jnp.arange(400) / 24_000
+    phases = jax.random.uniform(key, (4, 1), maxval=6.0)
+    real = 0.3 * jnp.sin(2 * jnp.pi * 1500 * t + phases)
+    fake = 0.2 * jax.random.normal(key, (4, 400))
+    params = jax.jit(model.init)(key, real)
+
+    def loss(params):
+        return discriminator_loss(model.apply(params, real), model.apply(params, fake))
+
+    @jax.jit
+    def step(params):
+        value, grads = jax.value_and_grad(loss)(params)
+        return jax.tree.map(lambda p, g: p - 0.01 * jnp.sign(g), params, grads), value
+
+    first = float(loss(params))
+    for _ in range(200):
+        params, value = step(params)
+    assert first > 1.5 and float(value) < 0.3
+    judges = zip(model.apply(params, real), model.apply(params, fake), strict=True)
+    assert all(float(a.scores.mean()) > float(b.scores.mean()) + 0.5 for a, b in judges)
+
+
+def test_wrong_sizes_of_losses_and_judges_are_named():
+    with pytest.raises(UserError, match="bins has 1 entries, windows has 2"):
+        MelLossConfig(windows=(64, 128), bins=(8,))
+    with pytest.raises(UserError, match=r"windows is \(66,\), each must be a multiple of 4"):
+        MelLossConfig(windows=(66,), bins=(8,))
+    with pytest.raises(UserError, match="each must be a multiple of 16"):
+        DiscriminatorConfig(windows=(40,))

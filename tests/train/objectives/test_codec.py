@@ -1,0 +1,185 @@
+"""The codec's objective: losses apart, each side its own gradients, codebooks moved by `after`."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omnijax.errors import UserError
+from omnijax.models.codec import Codec
+from omnijax.models.codec.discriminators import DiscriminatorConfig, Discriminators
+from omnijax.models.codec.losses import MelLossConfig
+from omnijax.sharding import flatten
+from omnijax.train.objectives.codec import (
+    GENERATOR,
+    JUDGES,
+    CodecBatch,
+    CodecLossConfig,
+    codec_objective,
+    make_codec_step,
+    make_gan_optimizer,
+    valid_frames,
+)
+from omnijax.train.stages import OptimizerConfig
+from omnijax.train.state import init_state, split_params
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "models" / "codec"))
+import tiny_codec as tiny  # noqa: E402
+
+ROWS, FRAMES, FRAME = 2, 16, 24
+
+
+def small():
+    """One rate on each side: what is compiled here is the whole of a training step."""
+    config = tiny.config()
+    one = dataclasses.replace(config.encoder.transformer, layers=1)
+    encoder = dataclasses.replace(config.encoder, strides=(12,), transformer=one)
+    one = dataclasses.replace(config.code2wav.transformer, layers=1)
+    code2wav = dataclasses.replace(
+        config.code2wav, upsample=(2,), rates=(12,), channels=8, transformer=one
+    )
+    return Codec(dataclasses.replace(config, encoder=encoder, code2wav=code2wav))
+
+
+CODEC = small()
+JUDGE = DiscriminatorConfig(
+    periods=(2,), period_channels=(2, 3), windows=(32,), spectrum_channels=(2,), time_stride=2
+)
+# Least squares: within its margins the hinge's gradient of a score's bias is exactly zero.
+LOSS = CodecLossConfig(
+    kind="least_squares", mel_scales=MelLossConfig(windows=(64, 128), bins=(8, 12))
+)
+NAMES = {"mel", "commitment", "distillation", "adversarial", "features"}
+
+
+def teacher(heard):
+    return heard["features"] * 2.0
+
+
+@pytest.fixture(scope="module")
+def batch():
+    t = np.arange(FRAMES * FRAME) / 24_000
+    tones = [0.3 * np.sin(2 * np.pi * hertz * t) for hertz in (900, 2500)]
+    heard = {"features": jax.random.normal(jax.random.key(5), (ROWS, 4, 5))}
+    lengths = jnp.array([FRAMES * FRAME, 10 * FRAME - 3], jnp.int32)
+    samples = jnp.asarray(np.stack(tones), jnp.float32)
+    return CodecBatch(samples * (jnp.arange(FRAMES * FRAME) < lengths[:, None]), lengths, heard)
+
+
+@pytest.fixture(scope="module")
+def objective(batch):
+    judges = Discriminators(JUDGE)
+    return codec_objective(CODEC, batch, LOSS, judges=judges, teacher=teacher)
+
+
+@pytest.fixture(scope="module")
+def params(objective, batch):
+    @jax.jit
+    def make(batch):
+        params = objective.init(jax.random.key(0))
+        return objective.start(params, batch, jax.random.key(1))
+
+    return make(batch)
+
+
+@pytest.fixture(scope="module")
+def looked(objective, params, batch):
+    """(losses, quantised, gradients of the generator's total, gradients of the judges' loss)."""
+
+    @jax.jit
+    def run(params):
+        def sides(params):
+            losses, quantised = objective.loss_and_quantised(params, batch, jax.random.key(2))
+            metrics = losses.metrics
+            return (metrics["generator"], metrics["discriminator"]), (losses, quantised)
+
+        _, pull, (losses, quantised) = jax.vjp(sides, params, has_aux=True)
+        one, none = jnp.ones(()), jnp.zeros(())
+        by_generator, by_judges = pull((one, none))[0], pull((none, one))[0]
+        return losses, quantised, by_generator, by_judges
+
+    return run(params)
+
+
+def test_each_loss_is_reported_apart_and_their_weighted_sum_is_the_generators(looked):
+    losses = looked[0]
+    metrics = {name: float(value) / ROWS for name, value in losses.metrics.items()}
+    assert metrics.keys() >= NAMES | {"generator", "discriminator", "codebook_use"}
+    expected = sum(getattr(LOSS, name) * metrics[name] for name in NAMES)
+    assert metrics["generator"] == pytest.approx(expected, rel=1e-5)
+    total = metrics["generator"] + metrics["discriminator"]
+    assert float(losses.total) / ROWS == pytest.approx(total, rel=1e-5)
+    assert float(losses.weight) == ROWS
+
+
+def test_neither_side_gets_a_gradient_of_the_others_loss(looked):
+    by_generator, by_judges = map(flatten, looked[2:])
+    for path in by_generator:
+        judge = path.startswith("judges/")
+        assert np.any(by_generator[path]) == (not judge and not constant(path)), path
+        assert np.any(by_judges[path]) == judge, path
+
+
+def constant(path):
+    return path.startswith("codebook_averages/") or path.endswith("quantiser/codebooks")
+
+
+def test_every_parameter_that_the_stage_trains_gets_a_gradient_and_the_codebooks_none(looked):
+    grads = jax.tree.map(jnp.add, *looked[2:])  # the stage's loss is the sum of both
+    trained, frozen = split_params(grads, (*GENERATOR, *JUDGES))
+    silent = [path for path, grad in flatten(trained).items() if not np.any(grad)]
+    assert not silent
+    assert {path for path in flatten(frozen)} == {
+        "codec/quantiser/codebooks",
+        "codebook_averages/usage",
+        "codebook_averages/sums",
+    }
+
+
+def test_frames_past_a_clips_length_move_no_code(looked, batch):
+    used = np.asarray(looked[1].used)
+    valid = np.asarray(valid_frames(batch.lengths, FRAMES, FRAME))
+    assert valid.sum(1).tolist() == [16, 10]
+    assert not used[:, ~valid].any()
+    np.testing.assert_array_equal(used[0], valid)  # the semantic codebook is never dropped
+
+
+@pytest.mark.slow
+def test_steps_lower_the_mel_loss_and_the_codebooks_follow_their_inputs(objective, params, batch):
+    config = OptimizerConfig(learning_rate=3e-3, warmup_steps=1, clip=1.0, weight_decay=0.0)
+    optimizer = make_gan_optimizer(config, config, 30)
+    trains = (*GENERATOR, *JUDGES)
+    first = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    state = init_state(jax.tree.map(jnp.copy, params), trains, optimizer, seed=0)
+    step = make_codec_step(objective, trains, optimizer, config, steps=30)
+    seen = []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        seen.append({name: float(value) for name, value in metrics.items()})
+    assert all(np.isfinite(list(m.values())).all() for m in seen)
+    assert seen[-1]["mel"] < 0.7 * seen[0]["mel"]
+    now = flatten(state.params)
+    still = [path for path, leaf in now.items() if np.array_equal(leaf, first[path])]
+    assert not still and int(state.step) == 30
+    averages = state.params["codebook_averages"]
+    expected = averages["sums"] / np.maximum(averages["usage"], 1e-5)[..., None]
+    np.testing.assert_allclose(now["codec/quantiser/codebooks"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_judges_and_teacher_the_mel_and_commitment_losses_remain(batch):
+    objective = codec_objective(CODEC, batch, LOSS)
+    params = jax.eval_shape(objective.init, jax.random.key(0))
+    losses = jax.eval_shape(lambda p: objective.loss(p, batch, None), params)
+    assert set(params) == {"codec", "codebook_averages"}
+    assert not losses.metrics.keys() & (NAMES - {"mel", "commitment"})
+
+
+def test_a_codec_that_cannot_train_and_a_negative_weight_are_refused(batch):
+    with pytest.raises(UserError, match="its lookup 'table'"):
+        codec_objective(Codec(tiny.config(lookup="table")), batch)
+    with pytest.raises(UserError, match="mel is -1, it must not be negative"):
+        CodecLossConfig(mel=-1)
