@@ -1,0 +1,1 @@
+"""The Talker: text in, codec frames out, in one stream."""
