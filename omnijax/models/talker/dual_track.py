@@ -12,6 +12,7 @@ from omnijax.models.talker.aria import END, FRAME, NOTHING, Stream
 from omnijax.models.talker.config import TalkerConfig
 from omnijax.models.talker.prompt import (
     Context,
+    Ids,
     Marks,
     RowBuilder,
     TalkerRow,
@@ -24,7 +25,7 @@ from omnijax.typing import Int
 def dual_track_row(
     config: TalkerConfig,
     marks: Marks,
-    text: Sequence[int],
+    text: Ids,
     codes: Int[np.ndarray, "R Q"],
     speaker: str,
     *,
@@ -48,7 +49,7 @@ def dual_track_row(
     return builder.finish()
 
 
-def dual_track(config: TalkerConfig, text: Sequence[int], codes: Int[np.ndarray, "R Q"]) -> Stream:
+def dual_track(config: TalkerConfig, text: Ids, codes: Int[np.ndarray, "R Q"]) -> Stream:
     """Position i reads frame i - 1 (codec_bos at 0) and text token i: tts_eos, then tts_pad,
     once the text is over. Text past the last frame is never read."""
     codes = check_codes(config, codes)

@@ -23,6 +23,8 @@ from omnijax.text.positions import PositionState
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.typing import Bool, Float, Int
 
+Ids = Sequence[int | np.integer] | Int[np.ndarray, "_"]  # of the text table
+
 
 class Marks(NamedTuple):
     """What the template writes, as ids of the text table."""
@@ -44,7 +46,7 @@ def chat_marks(tokenizer: Tokenizer) -> Marks:
 class Voice(NamedTuple):
     """Who speaks: described in words, shown by a few seconds of speech, or both."""
 
-    description: Sequence[int] = ()  # text ids
+    description: Ids = ()
     reference: Int[np.ndarray, "R Q"] | None = None  # codec frames
 
 
@@ -77,7 +79,7 @@ class RowBuilder:
         self._positions = PositionState()
         self._parts: list[TalkerRow] = []
 
-    def text(self, ids: Sequence[int]) -> None:
+    def text(self, ids: Ids) -> None:
         ids = np.asarray(ids, np.int32).reshape(-1)
         self._add(tokens=check_text(self._config, ids))
 
@@ -145,7 +147,7 @@ def prompt_row(
 def answer_row(
     config: TalkerConfig,
     marks: Marks,
-    text: Sequence[int],
+    text: Ids,
     codes: Int[np.ndarray, "R Q"],
     schedule: Schedule,
     *,
@@ -174,9 +176,9 @@ def answer_row(
     return builder.finish()
 
 
-def spoken_text(config: TalkerConfig, text: Sequence[int]) -> list[int]:
+def spoken_text(config: TalkerConfig, text: Ids) -> list[int]:
     """The text with the mark of its end, which tells the Talker that no more will come [C]."""
-    return [*text, config.tts_eos_id]
+    return [*map(int, text), config.tts_eos_id]
 
 
 def _opened(config, marks, voice, context, language) -> RowBuilder:
