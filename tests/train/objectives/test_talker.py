@@ -1,5 +1,6 @@
 """The Talker's objective: each kind of loss is the mean over its own targets, and adds up."""
 
+import dataclasses
 import functools
 import math
 
@@ -12,7 +13,12 @@ from omnijax.models.talker import Talker, aria, presets
 from omnijax.models.talker.prompt import Marks, answer_row, collate_talker, spoken_text
 from omnijax.train.objectives.talker import choose_frames, talker_objective
 
-CONFIG = presets.tiny()
+TINY = presets.tiny()
+CONFIG = dataclasses.replace(  # one layer each, quick to compile
+    TINY,
+    decoder=dataclasses.replace(TINY.decoder, layers=1, pattern=("full",)),
+    mtp=dataclasses.replace(TINY.mtp, layers=1),
+)
 MODEL = Talker(CONFIG)
 MARKS = Marks((1, 2, 3), (1, 4, 3), (5, 3))
 ROUTER = {"router_balance": 0.5, "router_z": 0.25}
