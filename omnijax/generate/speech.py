@@ -1,0 +1,427 @@
+"""Speech from a Talker: text goes in as it comes, codec frames come out, a batch of rows at once.
+
+    stream = generator.start([prompt])
+    stream.push(ids)                      # as the text grows; last=True with its end
+    while not stream.done[0]:
+        frames = stream.step()[0]         # [r, Q]; empty while the row waits for text
+
+What comes next in a row, text or speech, is a policy's to say. "chunked": so many text tokens, so
+many frames, in turn. "learned": the Talker asks for each text token. Either way speech begins
+after text, a row whose text is late waits, and it cannot end while text remains; after the last
+text token it speaks until its end. Nothing is spoken that was not read: `SpeechStream.read`.
+"""
+
+import dataclasses
+import functools
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from omnijax.errors import UserError
+from omnijax.generate.sampling import SamplingConfig, sample
+from omnijax.models.talker import Talker, predict_residuals
+from omnijax.models.talker.prompt import Ids, TalkerRow, check_text, collate_talker, spoken_text
+from omnijax.nn.cache import DecoderCache, init_cache
+from omnijax.typing import Array, Bool, Float, Int, Key, PyTree
+
+POLICIES = ("chunked", "learned")
+ENDLESS = np.iinfo(np.int32).max
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeechConfig:
+    """How speech is made; the sampling is the described system's [REFERENCE section 5].
+
+    text_chunk, frame_chunk: of the policy "chunked"; ``frame_chunk`` is also the largest packet.
+    """
+
+    policy: str = "chunked"
+    text_chunk: int = 4
+    frame_chunk: int = 4
+    sampling: SamplingConfig = SamplingConfig(temperature=0.9, top_k=50, repetition_penalty=1.05)
+    residual_sampling: SamplingConfig = SamplingConfig(temperature=0.9, top_k=50)
+
+    def __post_init__(self):
+        if self.policy not in POLICIES:
+            raise UserError(f"policy is {self.policy!r}, it must be one of {POLICIES}")
+        for name in ("text_chunk", "frame_chunk"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        if self.residual_sampling.repetition_penalty != 1.0:
+            raise UserError(
+                f"residual_sampling.repetition_penalty is "
+                f"{self.residual_sampling.repetition_penalty}, it must be 1: a residual code says "
+                "nothing of the frame before"
+            )
+
+
+class SpeechState(NamedTuple):
+    """Rows in the middle of their speech; on the device, donated from call to call."""
+
+    cache: DecoderCache
+    hidden: Float[Array, "B D"]  # at the last position that was read
+    position: Int[Array, "B"]  # the next position id
+    seen: Bool[Array, "B V"]  # semantic codes in the row so far, for the repetition penalty
+    key: Key[Array, ""]
+
+
+class SpeechGenerator:
+    """The compiled programs of one Talker.
+
+    Args:
+      model, params: a Talker and its parameters.
+      max_len: positions a row can hold: prompt, text and frames.
+      prefill_chunk: prompts are read in pieces of this many positions.
+    """
+
+    def __init__(
+        self,
+        model: Talker,
+        params: PyTree,
+        config: SpeechConfig | None = None,
+        *,
+        max_len: int = 1024,
+        prefill_chunk: int = 64,
+    ):
+        for name, value in (("max_len", max_len), ("prefill_chunk", prefill_chunk)):
+            if value < 1:
+                raise UserError(f"{name} is {value}, it must be at least 1")
+        self.model, self.params, self.config = model, params, config or SpeechConfig()
+        self.max_len, self.prefill_chunk = max_len, prefill_chunk
+
+    def start(
+        self, prompts: Sequence[TalkerRow], *, seed: int = 0, max_frames: int = ENDLESS
+    ) -> "SpeechStream":
+        """Read the prompts, one a row, each its own length.
+
+        Args:
+          prompts: as `prompt_row` gives them; of the dual-track form `dual_track_row` without
+            frames, which has the first text token.
+          max_frames: a row ends with so many, reason "length".
+
+        Raises:
+          UserError: a prompt is longer than ``max_len``.
+        """
+        talker, size = self.model.config, self.prefill_chunk
+        longest = max(len(prompt.tokens) for prompt in prompts)
+        if longest > self.max_len:
+            raise UserError(
+                f"the prompt has {longest} positions, the limit (max_len) is {self.max_len}"
+            )
+        inputs = collate_talker(
+            talker,
+            [[prompt] for prompt in prompts],
+            max_tokens=-(-longest // size) * size,
+            max_hidden=-(-max(len(prompt.hidden) for prompt in prompts) // size) * size,
+        ).inputs
+        batch, width = len(prompts), talker.decoder.width
+        state = SpeechState(
+            cache=init_cache(talker.decoder, batch, self.max_len),
+            hidden=jnp.zeros((batch, width), talker.decoder.dtype),
+            position=jnp.zeros((batch,), jnp.int32),
+            seen=jnp.zeros((batch, talker.codec_vocab_size), bool),
+            key=jax.random.key(seed),
+        )
+        embedded = _embed(self.model, self.params, jax.tree.map(jnp.asarray, inputs))
+        for begin in range(0, inputs.tokens.shape[1], size):
+            piece = slice(begin, begin + size)
+            positions, segments = inputs.positions[:, :, piece], inputs.segment_ids[:, piece]
+            state = _read(
+                self.model, self.params, state, embedded[:, piece],
+                jnp.asarray(positions), jnp.asarray(segments),
+            )  # fmt: skip
+        lengths = [len(prompt.tokens) for prompt in prompts]
+        return SpeechStream(self, state, lengths, max_frames)
+
+    def __call__(
+        self,
+        prompts: Sequence[TalkerRow],
+        texts: Sequence[Ids],
+        *,
+        seed: int = 0,
+        max_frames: int = ENDLESS,
+    ) -> list[Int[np.ndarray, "R Q"]]:
+        """The frames of each text, all of it there from the start."""
+        stream = self.start(prompts, seed=seed, max_frames=max_frames)
+        for row, text in enumerate(texts):
+            stream.push(text, row=row, last=True)
+        rows = [[frames] for frames in stream.step()]
+        while not all(stream.done):
+            for row, frames in zip(rows, stream.step(), strict=True):
+                row.append(frames)
+        return [np.concatenate(row) for row in rows]
+
+
+@dataclasses.dataclass
+class _Row:
+    """The host's side of a row."""
+
+    length: int  # positions in the cache
+    text: deque  # ids that wait to be read
+    closed: bool = False  # no more text will come
+    owed: int = 0  # frames until text is due
+    read: int = 0
+    frames: int = 0
+    reason: str | None = None  # why it ended: "stop" by the Talker, "length" by a limit
+
+    @property
+    def text_over(self) -> bool:
+        return self.closed and not self.text
+
+
+class SpeechStream:
+    """Rows that speak while their texts arrive. ``state`` belongs to the stream."""
+
+    def __init__(
+        self, generator: SpeechGenerator, state: SpeechState, lengths: list[int], max_frames: int
+    ):
+        self.state = state
+        self._generator, self._max_frames = generator, max_frames
+        self._rows = [_Row(length, deque()) for length in lengths]
+        self._dual = generator.model.config.form == "dual_track"
+
+    def push(self, text: Ids, *, row: int = 0, last: bool = False) -> None:
+        """More of a row's text; with ``last`` its end, which the Talker is told.
+
+        Raises:
+          UserError: the text has ended before, an id is out of range, or it does not fit.
+        """
+        config, own = self._generator.model.config, self._rows[row]
+        if own.closed:
+            raise UserError(f"the text of row {row} has ended, nothing can follow it")
+        ids = check_text(config, np.asarray(text, np.int32).reshape(-1)).tolist()
+        ids = spoken_text(config, ids) if last else ids
+        positions = own.length + (0 if self._dual else len(own.text) + len(ids))
+        if positions > self._generator.max_len:
+            raise UserError(
+                f"the text of row {row} does not fit: {positions} positions with its prompt, the "
+                f"limit (max_len) is {self._generator.max_len}"
+            )
+        own.text.extend(ids)
+        own.closed = last
+
+    @property
+    def done(self) -> list[bool]:
+        return [row.reason is not None for row in self._rows]
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why each row ended: "stop" by the Talker, "length" by a limit; None: it goes on."""
+        return [row.reason for row in self._rows]
+
+    @property
+    def waiting(self) -> list[bool]:
+        """Rows that can only go on when more of their text comes."""
+        return [row.reason is None and not row.owed and not self._due(row) for row in self._rows]
+
+    @property
+    def read(self) -> list[int]:
+        """Text tokens of each row that were read, the mark of its end included."""
+        return [row.read for row in self._rows]
+
+    def step(self, frames: int | None = None) -> list[Int[np.ndarray, "R Q"]]:
+        """The next frames of each row: up to ``frames``, at most (and by default) a packet.
+
+        Returns as soon as a row has spoken, or when none can go on.
+        """
+        packet = self._generator.config.frame_chunk
+        if frames is not None and not 1 <= frames <= packet:
+            raise UserError(f"frames is {frames}, it must be 1 to frame_chunk, {packet}")
+        while True:
+            moved = self._read_text()
+            budget = self._budgets(frames or packet)
+            if not budget.any():
+                if moved:
+                    continue
+                return [self._none() for _ in self._rows]
+            spoken = self._speak(budget)
+            if any(map(len, spoken)) or all(self.done):
+                return spoken
+
+    def _none(self) -> np.ndarray:
+        return np.zeros((0, self._generator.model.config.codebooks), np.int32)
+
+    def _due(self, row: _Row) -> int:
+        """Text tokens that the row reads now."""
+        config = self._generator.config
+        if row.reason is not None or row.owed or self._dual:
+            return len(row.text) if self._dual and row.reason is None else 0
+        size = config.text_chunk if config.policy == "chunked" else 1
+        return min(size, len(row.text)) if row.closed or len(row.text) >= size else 0
+
+    def _read_text(self) -> bool:
+        """Text into the rows that are due some; whether there were any."""
+        generator, config = self._generator, self._generator.config
+        if self._dual:  # Text is read beside the frames.
+            for row in self._rows:
+                row.owed = ENDLESS if row.closed else len(row.text)
+            return False
+        due = [self._due(row) for row in self._rows]
+        for i, row in enumerate(self._rows):
+            if due[i] and row.length + due[i] > generator.max_len:
+                row.reason, due[i] = "length", 0
+        if not any(due):
+            return False
+        size = config.text_chunk if config.policy == "chunked" else 1
+        tokens = np.zeros((len(due), size), np.int32)
+        for row, own, count in zip(self._rows, tokens, due, strict=True):
+            if count:
+                own[:count] = [row.text.popleft() for _ in range(count)]
+                row.length, row.read = row.length + count, row.read + count
+                free = row.text_over or config.policy == "learned"
+                row.owed = ENDLESS if free else config.frame_chunk
+        valid = jnp.asarray(np.arange(size) < np.array(due)[:, None])
+        self.state = _read_tokens(
+            generator.model, generator.params, self.state, jnp.asarray(tokens), valid
+        )
+        return True
+
+    def _budgets(self, most: int) -> np.ndarray:
+        budgets = np.zeros(len(self._rows), np.int32)
+        for i, row in enumerate(self._rows):
+            if row.reason is None and row.owed and self._room(row) < 1:
+                row.reason = "length"
+            if row.reason is None:
+                budgets[i] = min(most, row.owed, self._room(row))
+        return budgets
+
+    def _room(self, row: _Row) -> int:
+        """Frames that the row may still speak."""
+        return min(self._generator.max_len - row.length, self._max_frames - row.frames)
+
+    def _speak(self, budget: np.ndarray) -> list[np.ndarray]:
+        generator, config = self._generator, self._generator.config
+        over = np.array([row.text_over for row in self._rows])
+        asks = ~over & (config.policy == "learned") & (not self._dual)
+        beside = np.full((len(self._rows), config.frame_chunk), -1, np.int32)
+        if self._dual:
+            beside[:] = generator.model.config.tts_pad_id
+            for i, row in enumerate(self._rows):
+                for j, token in zip(range(budget[i]), row.text, strict=False):
+                    beside[i, j] = token
+        self.state, codes, ended, asked = _speak_block(
+            generator.model, config, generator.params, self.state,
+            jnp.asarray(budget), jnp.asarray(over | self._dual), jnp.asarray(asks),
+            jnp.asarray(beside),
+        )  # fmt: skip
+        out = []
+        for i, row in enumerate(self._rows):
+            own = np.asarray(codes[i])
+            own = own[own[:, 0] >= 0]
+            out.append(own)
+            row.length, row.frames = row.length + len(own), row.frames + len(own)
+            if row.owed != ENDLESS:
+                row.owed -= len(own)
+            if self._dual:
+                for _ in range(min(len(own), len(row.text))):
+                    row.text.popleft()
+                    row.read += 1
+            if ended[i]:
+                row.reason = "stop"
+            elif len(own) and self._room(row) < 1:
+                row.reason = "length"
+            elif asked[i]:
+                row.owed = 0
+        return out
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(model, params, inputs):
+    return model.apply({"params": params}, inputs, method=Talker.embed_inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _read(model, params, state, embedded, positions, segment_ids):
+    """The state after embedded positions at the end of each row; 0 is padding on the right."""
+    count = (segment_ids > 0).sum(axis=-1)
+    hidden, cache, _ = model.apply(
+        {"params": params},
+        embedded,
+        positions,
+        segment_ids,
+        state.cache,
+        method=Talker.decode_embedded,
+    )
+    last = jnp.take_along_axis(hidden, jnp.maximum(count - 1, 0)[:, None, None], axis=1)[:, 0]
+    ends = jnp.max(jnp.where(segment_ids > 0, positions, -1), axis=(0, 2)) + 1
+    return state._replace(
+        cache=cache,
+        hidden=jnp.where((count > 0)[:, None], last, state.hidden),
+        position=jnp.maximum(state.position, ends).astype(jnp.int32),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _read_tokens(model, params, state, tokens, valid):
+    embedded = model.apply({"params": params}, tokens, method=Talker.embed_text)
+    places = state.position[:, None] + jnp.arange(tokens.shape[1])
+    positions = jnp.broadcast_to(places, (3, *tokens.shape))
+    return _read(model, params, state, embedded, positions, valid.astype(jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _speak_block(model, speech, params, state, budget, may_end, may_ask, beside):
+    """Up to ``budget`` frames a row: the Talker's step and the MTP's, one program.
+
+    Returns the state, the frames [B, frame_chunk, Q] (-1: none), and which rows ended or asked.
+    """
+    config, rows = model.config, jnp.arange(budget.shape[0])
+    ids = jnp.arange(config.codec_vocab_size)
+    allowed = (
+        (ids < config.codebook_size)
+        | ((ids == config.codec_eos_id) & may_end[:, None])
+        | ((ids == config.ask_id) & may_ask[:, None])
+    )
+
+    def apply(method, *args):
+        return model.apply({"params": params}, *args, method=method)
+
+    def choose(logits, key):
+        return sample(logits, jnp.zeros(logits.shape, bool), key, speech.residual_sampling)
+
+    def step(carry):
+        index, state, active, out, ended, asked = carry
+        key, draw, draw_residuals = jax.random.split(state.key, 3)
+        logits = jnp.where(allowed, apply(Talker.logits, state.hidden), -jnp.inf)
+        first = sample(logits, state.seen, draw, speech.sampling)
+        ended |= active & (first == config.codec_eos_id)
+        asked |= active & (first == config.ask_id)
+        speaks = active & ~ended & ~asked
+        begun = jnp.full((rows.shape[0], config.codebooks), -1).at[:, 0].set(first)
+        residuals, _ = predict_residuals(
+            config,
+            params["mtp"],
+            state.hidden,
+            apply(Talker.embed_codes, begun),
+            draw_residuals,
+            choose,
+        )
+        codes = jnp.concatenate([first[:, None], residuals], axis=1)
+        x = apply(Talker.embed_codes, codes)
+        x = x + apply(Talker.embed_text, beside[:, index])
+        hidden, cache, _ = apply(
+            Talker.decode_embedded,
+            x[:, None],
+            jnp.broadcast_to(state.position[None, :, None], (3, rows.shape[0], 1)),
+            speaks.astype(jnp.int32)[:, None],
+            state.cache,
+        )
+        state = SpeechState(
+            cache=cache,
+            hidden=jnp.where(speaks[:, None], hidden[:, 0], state.hidden),
+            position=state.position + speaks,
+            seen=state.seen.at[rows, first].max(speaks),
+            key=key,
+        )
+        out = out.at[:, index].set(jnp.where(speaks[:, None], codes, -1))
+        return index + 1, state, speaks & (index + 1 < budget), out, ended, asked
+
+    out = jnp.full((rows.shape[0], speech.frame_chunk, config.codebooks), -1, jnp.int32)
+    none = jnp.zeros(rows.shape, bool)
+    carry = (jnp.int32(0), state, budget > 0, out, none, none)
+    _, state, _, out, ended, asked = jax.lax.while_loop(lambda c: c[2].any(), step, carry)
+    return state, out, ended, asked

@@ -1,0 +1,203 @@
+"""Speech in turn with text: late, early or all at once, each row its own length."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omnijax.errors import UserError
+from omnijax.generate.sampling import SamplingConfig
+from omnijax.generate.speech import SpeechConfig, SpeechGenerator
+from omnijax.models.talker import Talker, presets, speech_inputs
+from omnijax.models.talker.prompt import Marks, Voice, prompt_row
+
+CONFIG = presets.tiny()
+MODEL = Talker(CONFIG)
+MARKS = Marks((1, 2, 3), (1, 4, 3), (5, 3))
+FRAMES = np.arange(12).reshape(3, 4)
+PROMPTS = [prompt_row(CONFIG, MARKS, voice=Voice((9,), FRAMES)), prompt_row(CONFIG, MARKS)]
+TEXTS = [list(range(10, 20)), list(range(30, 35))]
+GREEDY = {"sampling": SamplingConfig(), "residual_sampling": SamplingConfig()}
+# Every id that is allowed is as likely as any other.
+EVEN = {
+    "sampling": SamplingConfig(temperature=1e9),
+    "residual_sampling": SamplingConfig(temperature=1e9),
+}
+
+
+@functools.cache
+def params():
+    example = speech_inputs(jnp.zeros((1, 4, CONFIG.codebooks), jnp.int32))
+    drawn = jax.jit(MODEL.init)(jax.random.key(3), example)["params"]
+    # Far from ties, and no end: a mark's logit is zero, below the best of 16 codes.
+    drawn["codec_head"]["w"] = 20 * drawn["codec_head"]["w"].at[:, CONFIG.codebook_size :].set(0)
+    drawn["mtp"]["head"] = 20 * drawn["mtp"]["head"]
+    return drawn
+
+
+def generator(max_len=256, **options):
+    config = SpeechConfig(**(GREEDY | options))
+    return SpeechGenerator(MODEL, params(), config, max_len=max_len, prefill_chunk=16)
+
+
+def drained(stream, most=60):
+    """The rest of every row's frames, and what each had read before each packet."""
+    rows, read = [[] for _ in stream.done], []
+    for _ in range(most):
+        if all(stream.done):
+            return [np.array(row) for row in rows], read
+        for row, frames in zip(rows, stream.step(), strict=True):
+            row.extend(frames)
+        read.append(stream.read)
+    raise AssertionError("the stream does not end")
+
+
+@functools.cache
+def at_once():
+    return generator()(PROMPTS, TEXTS, max_frames=22)
+
+
+def test_four_text_tokens_and_four_frames_in_turn_then_freely():
+    stream = generator().start(PROMPTS, max_frames=22)
+    for row, text in enumerate(TEXTS):
+        stream.push(text, row=row, last=True)
+    rows, read = drained(stream)
+    # Ten tokens and the mark of their end; five and theirs.
+    assert read[:4] == [[4, 4], [8, 6], [11, 6], [11, 6]]
+    for row, expected in zip(rows, at_once(), strict=True):
+        np.testing.assert_array_equal(row, expected)
+        assert ((row >= 0) & (row < CONFIG.codebook_size)).all() and row.shape[1] == 4
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 12, (3, 5, 2, 1)])
+def test_late_text_changes_nothing_but_the_time(sizes):
+    stream = generator().start(PROMPTS, max_frames=22)
+    stream.push(TEXTS[1], row=1, last=True)
+    rows, left, pushed = [[], []], list(TEXTS[0]), 0
+    for size in sizes:
+        for row, frames in zip(rows, stream.step(), strict=True):
+            row.extend(frames)
+        # What it has said stands on what it has read, and it has read whole chunks only.
+        assert stream.read[0] <= pushed and stream.read[0] % 4 == 0
+        assert len(rows[0]) == stream.read[0]
+        part, left = left[:size], left[size:]
+        pushed += len(part)
+        stream.push(part, last=not left)
+        if not left:
+            break
+    rest, _ = drained(stream)
+    for row, more, expected in zip(rows, rest, at_once(), strict=True):
+        np.testing.assert_array_equal(np.array([*row, *more]), expected)
+
+
+def test_a_row_without_text_waits_and_says_nothing():
+    stream = generator().start(PROMPTS)
+    before = np.asarray(stream.state.hidden)
+    assert stream.waiting == [True, True]
+    assert [len(frames) for frames in stream.step()] == [0, 0]
+    stream.push([7, 8, 9])
+    assert [len(frames) for frames in stream.step()] == [0, 0] and stream.read == [0, 0]
+    np.testing.assert_array_equal(stream.state.hidden, before)
+    stream.push([10], row=0)
+    assert stream.waiting == [False, True]
+    assert [len(frames) for frames in stream.step()] == [4, 0]
+    assert stream.waiting == [True, True]
+    assert [len(frames) for frames in stream.step()] == [0, 0]
+
+
+def test_packets_of_one_frame_are_the_same_speech():
+    stream = generator().start(PROMPTS, max_frames=22)
+    for row, text in enumerate(TEXTS):
+        stream.push(text, row=row, last=True)
+    rows = [[], []]
+    while not all(stream.done):
+        for row, frames in zip(rows, stream.step(1), strict=True):
+            assert len(frames) <= 1
+            row.extend(frames)
+    for row, expected in zip(rows, at_once(), strict=True):
+        np.testing.assert_array_equal(np.array(row), expected)
+
+
+def test_a_row_speaks_the_same_beside_a_silent_one():
+    for row, (text, expected) in enumerate(zip(TEXTS, at_once(), strict=True)):
+        stream = generator().start(PROMPTS, max_frames=22)
+        stream.push(text, row=row, last=True)
+        said = []
+        while not stream.done[row]:
+            frames = stream.step()
+            said.extend(frames[row])
+            assert not len(frames[1 - row])
+        np.testing.assert_array_equal(np.array(said), expected)
+
+
+@pytest.mark.parametrize("policy", ["chunked", "learned"])
+def test_speech_ends_of_itself_but_never_while_text_remains(policy):
+    speech = generator(policy=policy, frame_chunk=4, **EVEN)
+    lengths = []
+    for seed in range(4):
+        stream = speech.start(PROMPTS, seed=seed)
+        for row, text in enumerate(TEXTS):
+            stream.push(text, row=row, last=True)
+        rows, read = drained(stream, most=300)
+        assert stream.reasons == ["stop", "stop"] and read[-1] == [11, 6]
+        lengths += [len(row) for row in rows]
+    assert len(set(lengths)) > 2
+
+
+def test_a_learned_talker_reads_first_and_then_waits_for_what_it_asks_for():
+    stream = generator(policy="learned", **EVEN).start(PROMPTS, seed=1)
+    assert [len(frames) for frames in stream.step()] == [0, 0] and stream.waiting == [True, True]
+    stream.push([7])
+    for _ in range(200):
+        stream.step()
+        if stream.waiting[0]:
+            break
+    assert stream.waiting == [True, True] and stream.read == [1, 0]
+    assert not len(stream.step()[0])  # it asked, and waits
+    stream.push([8, 9], last=True)
+    for _ in range(300):
+        if stream.done[0]:
+            break
+        stream.step()
+    assert stream.read[0] == 4 and stream.reasons[0] == "stop"
+
+
+def test_sampling_repeats_with_its_seed_and_differs_with_another():
+    speech = generator(frame_chunk=4, policy="chunked", **EVEN)
+    draw = lambda seed: speech(PROMPTS, TEXTS, seed=seed, max_frames=8)  # noqa: E731
+    same = [np.array_equal(a, b) for a, b in zip(draw(1), draw(1), strict=True)]
+    other = [np.array_equal(a, b) for a, b in zip(draw(1), draw(2), strict=True)]
+    assert all(same) and not any(other)
+
+
+def test_a_row_that_is_full_ends_and_says_so():
+    stream = generator().start(PROMPTS)
+    for row, text in enumerate(TEXTS):
+        stream.push(text, row=row, last=True)
+    rows, read = drained(stream, most=100)
+    assert stream.reasons == ["length", "length"] and read[-1] == [11, 6]
+    for prompt, text, row in zip(PROMPTS, (11, 6), rows, strict=True):
+        assert len(prompt.tokens) + text + len(row) == 256
+
+
+def test_what_cannot_be_is_refused_by_name_and_number():
+    with pytest.raises(UserError, match="policy is 'rhythm'"):
+        SpeechConfig(policy="rhythm")
+    with pytest.raises(UserError, match="frame_chunk is 0"):
+        SpeechConfig(frame_chunk=0)
+    with pytest.raises(UserError, match=r"residual_sampling.repetition_penalty is 1.05"):
+        SpeechConfig(residual_sampling=SamplingConfig(repetition_penalty=1.05))
+    with pytest.raises(UserError, match=r"prompt has 17 positions, the limit \(max_len\) is 10"):
+        generator(max_len=10).start(PROMPTS)
+    stream = generator().start(PROMPTS)
+    with pytest.raises(UserError, match=r"row 0 does not fit: 318 positions.*\(max_len\) is 256"):
+        stream.push(30 * TEXTS[0], last=True)
+    with pytest.raises(UserError, match="text id 64 at place 1"):
+        stream.push([3, 64])
+    with pytest.raises(UserError, match="frames is 5, it must be 1 to frame_chunk, 4"):
+        stream.step(5)
+    stream.push([3], last=True)
+    with pytest.raises(UserError, match="text of row 0 has ended"):
+        stream.push([4])
