@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from omnijax.errors import UserError
 from omnijax.typing import Array, Float
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -21,6 +22,10 @@ def gated_delta_step(
     Value head n reads key head n // (N // K). Returns the output (v's dtype) and the new state.
     """
     batch, heads = v.shape[:2]
+    if heads % k.shape[1]:
+        raise UserError(f"v has {heads} heads, which must be a multiple of k's {k.shape[1]}")
+    if state.dtype not in (jnp.float32, jnp.float64):
+        raise UserError(f"state is {state.dtype}, which loses it over many steps; give float32")
     groups = heads // k.shape[1]
     dtype = state.dtype
     split = (batch, k.shape[1], groups)
