@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from omnijax.errors import UserError
 from omnijax.ops import gated_delta_rule, gated_delta_step
 from omnijax.ops.gated_delta_rule.naive import naive
 from omnijax.ops.gated_delta_rule.pallas_chunk import unit_lower_inverse
@@ -98,6 +99,17 @@ def test_without_a_tpu_the_chunked_form_runs_and_the_log_says_why(caplog):
     assert "the chunked form runs instead: the backend is cpu" in caplog.text
     chunked = gated_delta_rule(*inputs, implementation="chunked", chunk_size=16)
     jax.tree.map(np.testing.assert_array_equal, fallen, chunked)
+
+
+def test_without_a_tpu_the_step_falls_back_and_the_log_says_why(caplog):
+    q, k, v, log_decay, beta, state = (jnp.asarray(x, jnp.float32) for x in make(3))
+    args = (*(x[:, 0] for x in (q, k, v, log_decay, beta)), state)
+    with caplog.at_level(logging.WARNING):
+        fallen = gated_delta_step(*args, implementation="pallas")
+    assert "einsum runs instead of the kernel: the backend is cpu" in caplog.text
+    jax.tree.map(np.testing.assert_array_equal, fallen, gated_delta_step(*args))
+    with pytest.raises(UserError, match="implementation is 'quick'"):
+        gated_delta_step(*args, implementation="quick")
 
 
 def test_what_the_kernels_do_not_take_is_named():

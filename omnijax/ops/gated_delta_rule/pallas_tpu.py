@@ -19,7 +19,7 @@ from omnijax.ops.segments import fill_segments
 ORDER = ("parallel", "parallel", "arbitrary")  # rows and heads in any order, chunks in theirs
 
 
-def unsupported(q, v, state, chunk_size: int) -> str | None:
+def unsupported(q, v, state, chunk_size: int = 64) -> str | None:
     """Why the kernels do not take these arguments; None if they do."""
     if jax.default_backend() != "tpu":
         return f"the backend is {jax.default_backend()}"
@@ -126,7 +126,7 @@ class _Blocks:
         self.key_dim, groups = q.shape[-1], v.shape[1] // q.shape[1]
         self.chunks = self.length // chunk
         at = (lambda c: self.chunks - 1 - c) if reverse else lambda c: c
-        of_keys = lambda b, n, c: (b, n // groups, at(c), 0)  # noqa: E731
+        of_keys = lambda b, n, c: (b, jax.lax.div(n, groups), at(c), 0)  # noqa: E731
         of_tokens = lambda b, n, c: (b, n, at(c), 0)  # noqa: E731
         of_vector = lambda b, n, c: (b, n, at(c), 0, 0)  # noqa: E731
         once = (None, None, self.key_dim, self.value_dim)
