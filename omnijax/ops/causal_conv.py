@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from omnijax.errors import UserError
 from omnijax.ops.segments import fill_segments
 from omnijax.typing import Array, Bool, Float, Int
 
@@ -21,8 +22,15 @@ def causal_conv(
     document is zero in it. Padding (id 0) gives zero; inside a document it must come last.
     """
     (batch, length, width), taps = x.shape, weight.shape[0]
+    if weight.shape != (taps, width):
+        raise UserError(f"weight has shape {weight.shape}, it must be (taps, {width}) as x's D is")
+    before = (batch, taps - 1, width)
+    if state is not None and state.shape != before:
+        raise UserError(f"state has shape {state.shape}, it must be {before}")
+    if segment_ids is not None and segment_ids.shape != (batch, length):
+        raise UserError(f"segment_ids has shape {segment_ids.shape}, it must be {(batch, length)}")
     if state is None:
-        state = jnp.zeros((batch, taps - 1, width), x.dtype)
+        state = jnp.zeros(before, x.dtype)
     if segment_ids is None:
         padded = jnp.concatenate([state.astype(x.dtype), x], 1)
         return _sum_of_shifts(padded, weight, None), padded[:, length:]

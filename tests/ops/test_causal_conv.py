@@ -1,10 +1,13 @@
 """The causal convolution: documents apart, pieces as the whole, gradients as autodiff's."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from omnijax.errors import UserError
 from omnijax.ops import causal_conv
 
 TAPS, WIDTH = 4, 5
@@ -129,3 +132,17 @@ def test_bfloat16_is_summed_in_float32():
     wide, _ = causal_conv(x.astype(jnp.float32), weight)
     assert out.dtype == state.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), wide, rtol=2**-8, atol=1e-30)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": jnp.zeros((4, 3))}, r"weight has shape \(4, 3\), it must be \(taps, 5\)"),
+        ({"state": jnp.zeros((2, 4, 5))}, r"state has shape \(2, 4, 5\), it must be \(2, 3, 5\)"),
+        ({"segment_ids": jnp.ones((2, 6), int)}, "segment_ids has shape"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(change, message):
+    arguments = {"x": jnp.zeros((2, 7, 5)), "weight": jnp.zeros((4, 5)), **change}
+    with pytest.raises(UserError, match=message):
+        inspect.unwrap(causal_conv)(**arguments)

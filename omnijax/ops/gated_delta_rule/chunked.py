@@ -1,111 +1,126 @@
-"""The gated delta rule in chunks: one scan over chunks, matrix products inside.
+"""The gated delta rule in chunks: one scan over chunks, matrix products inside (see chunk.py).
 
-Within a chunk of C tokens with G_i the sum of the log-decays up to and including token i, and S
-the state before the chunk, the writes w_i = beta_i (v_i - S_i^T k_i) solve a triangular system:
-
-    (I + L) W = beta (V - e^G K S)     L_ij = beta_i e^(G_i - G_j) k_i.k_j       for j < i
-    O = e^G Q S + A W                  A_ij = e^(G_i - G_j) q_i.k_j              for j <= i
-    S' = e^(G_C) S + sum_j e^(G_C - G_j) k_j w_j^T
-
-A document's edge makes e^(G_i - G_j) zero for i and j on different sides of it, nothing else.
+The backward pass keeps the inputs and the state before every group of about 8 chunks. It walks
+over the groups from the last to the first, makes a group's states and triangular inverses again,
+once, and uses them for the gradients of its chunks. So it does no more than a backward pass that
+recomputes chunk by chunk from every chunk's state, and keeps an eighth of the states.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from omnijax.ops.gated_delta_rule.triangular import unit_lower_inverse
+from omnijax.ops.gated_delta_rule.chunk import (
+    Documents,
+    Tokens,
+    advance,
+    load,
+    outputs,
+    pull,
+    solve,
+    unload,
+)
 from omnijax.ops.segments import fill_segments
 
-HIGHEST = jax.lax.Precision.HIGHEST
+
+class Cut(NamedTuple):
+    """How a row falls into groups of chunks of tokens."""
+
+    groups: int
+    chunks: int
+    tokens: int
+
+    @classmethod
+    def of(cls, length: int, chunk_size: int) -> "Cut":
+        """Groups of 4 to 12 chunks, whichever leaves the least padding; up to 8 are one group."""
+        tokens = min(chunk_size, max(16, 1 << (length - 1).bit_length()))
+        chunks = -(-length // tokens)
+        group = chunks
+        if chunks > 8:
+            group = min(range(4, 13), key=lambda size: (-chunks % size, abs(size - 8)))
+        return cls(-(-chunks // group), group, tokens)
+
+    def __call__(self, x, mode="constant"):
+        """[B, T, ...] -> [groups, chunks, B, C, ...]; beyond T zeros, which leave a state alone."""
+        padding = self.groups * self.chunks * self.tokens - x.shape[1]
+        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2), mode=mode)
+        return jnp.moveaxis(x.reshape(x.shape[0], *self, *x.shape[2:]), 0, 2)
+
+    def join(self, x, length: int):
+        """[groups, chunks, B, C, ...] -> [B, T, ...]."""
+        x = jnp.moveaxis(x, 2, 0)
+        return x.reshape(x.shape[0], -1, *x.shape[4:])[:, :length]
 
 
 @functools.partial(jax.jit, static_argnames="chunk_size")
 def chunked(q, k, v, log_decay, beta, segment_ids, state, chunk_size):
-    """One `lax.scan`, checkpointed: the backward pass keeps only the state before each chunk."""
-    batch, length, heads, value_dim = v.shape
-    chunk = min(chunk_size, max(16, 1 << (length - 1).bit_length()))
-    padding = -length % chunk
-    if padding and segment_ids is None:
-        segment_ids = jnp.ones((batch, length), jnp.int32)
-    ids = valid = None
+    """(out [B, T, N, Hv] in v's dtype, state after [B, N, H, Hv])."""
+    split = (v.shape[0], k.shape[2], v.shape[2] // k.shape[2], *state.shape[2:])
+    inputs = (q, k, v, log_decay, beta)
+    out, after = _rule(Cut.of(v.shape[1], chunk_size), inputs, segment_ids, state.reshape(split))
+    return out, after.reshape(state.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rule(cut, inputs, segment_ids, state):
+    return _forward(cut, inputs, segment_ids, state)[0]
+
+
+def _forward(cut, inputs, segment_ids, state):
+    def one_chunk(state, chunk):
+        inputs, documents = chunk
+        x = load(inputs, documents, state.dtype)
+        solved = solve(x, documents, state)
+        out = unload(outputs(x, solved, state)).astype(inputs[2].dtype)
+        return advance(x, solved, state), out
+
+    def one_group(state, group):
+        after, out = jax.lax.scan(one_chunk, state, group)
+        return after, (out, state)
+
+    chunks = _cut_all(cut, inputs, segment_ids)
+    after, (out, states) = jax.lax.scan(one_group, state, chunks)
+    return (cut.join(out, inputs[2].shape[1]), after), (inputs, segment_ids, states)
+
+
+def _backward(cut, residuals, grads):
+    inputs, segment_ids, states = residuals
+    by_out, by_after = grads
+
+    def again(state, chunk):
+        x = load(*chunk, state.dtype)
+        solved = solve(x, chunk[1], state)
+        return advance(x, solved, state), (state, solved)
+
+    def one_chunk(by_after, chunk):
+        (inputs, documents), by_out, (state, solved) = chunk
+        x, unload_inputs = jax.vjp(lambda *inputs: load(inputs, documents, state.dtype), *inputs)
+        by_out = load((*inputs[:2], by_out, *inputs[3:]), documents, state.dtype).v
+        by_tokens, by_state = pull(x, solved, state, by_out, by_after)
+        return by_state, unload_inputs(Tokens(*by_tokens))
+
+    def one_group(by_after, group):
+        chunks, by_out, state = group
+        _, made = jax.lax.scan(again, state, chunks)
+        return jax.lax.scan(one_chunk, by_after, (chunks, by_out, made), reverse=True)
+
+    groups = (_cut_all(cut, inputs, segment_ids), cut(by_out), states)
+    by_state, by_inputs = jax.lax.scan(one_group, by_after, groups, reverse=True)
+    return tuple(cut.join(x, inputs[2].shape[1]) for x in by_inputs), None, by_state
+
+
+_rule.defvjp(_forward, _backward)
+
+
+def _cut_all(cut, inputs, segment_ids):
+    """The inputs and, where there are ids, the `Documents` of every chunk."""
+    documents = None
     if segment_ids is not None:
         ids = fill_segments(segment_ids)
-        ids = jnp.pad(ids, ((0, 0), (0, padding)), mode="edge")
-        valid = jnp.pad(segment_ids != 0, ((0, 0), (0, padding)))
-
-    def cut(x):  # [B, T, ...] -> [chunks, B, C, ...]
-        if x is None:
-            return None
-        if x.shape[1] == length:
-            x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
-        return x.reshape(batch, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
-
-    def body(carry, inputs):
-        state, last = carry
-        out, state = _one_chunk(state, last, *inputs)
-        ids = inputs[5]
-        return (state, last if ids is None else ids[:, -1]), out.astype(v.dtype)
-
-    last = None if ids is None else ids[:, 0]
-    inputs = jax.tree.map(cut, (q, k, v, log_decay, beta, ids, valid), is_leaf=lambda x: x is None)
-    (state, _), out = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), (state, last), inputs)
-    return out.swapaxes(0, 1).reshape(batch, -1, heads, value_dim)[:, :length], state
-
-
-def _one_chunk(state, last, q, k, v, log_decay, beta, ids, valid):
-    """(out [B, C, N, Hv], state after) of one chunk; `last` is the id of the state's document."""
-    batch, chunk, heads, value_dim = v.shape
-    key_heads, groups, dtype = k.shape[2], heads // k.shape[2], state.dtype
-    split = (batch, key_heads, groups)
-    q, k = (x.astype(dtype).swapaxes(1, 2) for x in (q, k))  # [B, K, C, H]
-    v = v.astype(dtype).swapaxes(1, 2).reshape(*split, chunk, value_dim)
-    log_decay, beta = (  # [B, K, G, C]
-        x.astype(dtype).swapaxes(1, 2).reshape(*split, chunk) for x in (log_decay, beta)
-    )
-    state = state.reshape(*split, *state.shape[2:])
-    before = jnp.tril(jnp.ones((chunk, chunk), bool), -1)
-    if ids is not None:
-        row, col = valid[:, None, :, None], valid[:, None, None, :, None]
-        q, k, v = jnp.where(row, q, 0), jnp.where(row, k, 0), jnp.where(col, v, 0)
-        log_decay, beta = (jnp.where(valid[:, None, None], x, 0) for x in (log_decay, beta))
-        same = (ids[:, :, None] == ids[:, None, :])[:, None, None]
-        before = before & same
-
-    # Masked before the exponential: masked after it, the gradient is NaN. The diagonal is added
-    # as a constant, so that the gradient by a strong decay is not what rounding leaves of it.
-    strict = jnp.exp(jnp.where(before, _sums_between(log_decay), -jnp.inf))
-    decay = strict + jnp.eye(chunk, dtype=dtype)
-    total = jnp.cumsum(log_decay, -1)
-    to_end = decay[..., -1, :]
-    from_start = jnp.exp(total)
-    if ids is not None:
-        from_start = jnp.where((ids == last[:, None])[:, None, None], from_start, 0)
-
-    keys = jnp.einsum("bkih,bkjh->bkij", k, k, precision=HIGHEST)[:, :, None]
-    inverse = unit_lower_inverse(keys * strict * beta[..., None])
-    seen = jnp.einsum("bkih,bkghv->bkgiv", k, state, precision=HIGHEST)
-    residual = beta[..., None] * (v - from_start[..., None] * seen)
-    write = jnp.einsum("bkgij,bkgjv->bkgiv", inverse, residual, precision=HIGHEST)
-
-    scores = jnp.einsum("bkih,bkjh->bkij", q, k, precision=HIGHEST)[:, :, None] * decay
-    out = from_start[..., None] * jnp.einsum("bkih,bkghv->bkgiv", q, state, precision=HIGHEST)
-    out = out + jnp.einsum("bkgij,bkgjv->bkgiv", scores, write, precision=HIGHEST)
-    state = state * from_start[..., -1, None, None] + jnp.einsum(
-        "bkih,bkgiv->bkghv", k, to_end[..., None] * write, precision=HIGHEST
-    )
-    out = out.reshape(batch, heads, chunk, value_dim).swapaxes(1, 2)
-    return out, state.reshape(batch, heads, *state.shape[3:])
-
-
-def _sums_between(x):
-    """out[..., i, j] = x_(j+1) + ... + x_i: every sum for itself, as one matrix product.
-
-    As differences of cumulative sums, which reach -1280 at a decay of e^-20 a token, they would
-    be wrong by 1e-4; and the gradient by a strong decay would drown in the rounding of others.
-    """
-    row = jnp.arange(x.shape[-1])
-    upto = jnp.where(row[None, :] <= row[:, None], x[..., None, :], 0)
-    after = (row[:, None] > row[None, :]).astype(x.dtype)
-    return jnp.matmul(upto, after, precision=HIGHEST)
+        cut_ids = cut(ids, "edge")
+        last = cut_ids[..., -1].reshape(-1, ids.shape[0])
+        before = jnp.concatenate([ids[None, :, 0], last[:-1]]).reshape(cut_ids.shape[:3])
+        documents = Documents(cut_ids, cut(segment_ids != 0), before)
+    return tuple(cut(x) for x in inputs), documents

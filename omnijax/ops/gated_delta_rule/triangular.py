@@ -7,7 +7,6 @@ HIGHEST = jax.lax.Precision.HIGHEST
 BLOCK = 16
 
 
-@jax.custom_jvp
 def unit_lower_inverse(lower):
     """(I + lower)^-1 for strictly lower triangular [..., C, C], C = 16, 32, 64, ...
 
@@ -30,14 +29,6 @@ def unit_lower_inverse(lower):
         top = jnp.concatenate([first, jnp.zeros_like(first)], -1)
         inverse = jnp.concatenate([top, jnp.concatenate([-below, second], -1)], -2)
     return inverse[..., 0, :, :]
-
-
-@unit_lower_inverse.defjvp
-def _jvp(primals, tangents):
-    inverse = unit_lower_inverse(*primals)
-    (tangent,) = tangents
-    middle = jnp.matmul(tangent, inverse, precision=HIGHEST)
-    return inverse, -jnp.matmul(inverse, middle, precision=HIGHEST)
 
 
 def _diagonal(x, size, below, step):

@@ -1,0 +1,177 @@
+"""The TPU kernels: right in interpret mode, compiled by Mosaic for real chips, never silent."""
+
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omnijax.errors import UserError
+from omnijax.ops import gated_delta_rule, gated_delta_step
+from omnijax.ops.gated_delta_rule.naive import naive
+from omnijax.ops.gated_delta_rule.pallas_chunk import unit_lower_inverse
+from omnijax.ops.gated_delta_rule.pallas_tpu import pallas, pallas_step, unfit, vmem_bytes
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("q", "k", "v", "log_decay", "beta", "initial state")
+
+
+def make(length, batch=2, key_heads=1, heads=2, dim=16, value_dim=8, repeated=False):
+    """Float64 numbers that float32 can hold: decays to -20, betas with both ends, grouped heads."""
+    r = np.random.default_rng(length)
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+    q, k = (unit(r.normal(size=(batch, length, key_heads, dim))) for _ in range(2))
+    k = np.broadcast_to(k[:, :1], k.shape) if repeated else k
+    v = r.normal(size=(batch, length, heads, value_dim))
+    log_decay = -np.exp(r.uniform(-7, 3, (batch, length, heads))) * (0 if repeated else 1)
+    beta = np.clip(r.uniform(-0.3, 1.3, (batch, length, heads)), 0, 1)
+    state = r.normal(size=(batch, heads, dim, value_dim))
+    return tuple(np.float64(np.float32(x)) for x in (q, k, v, log_decay, beta, state))
+
+
+def values_and_gradients(rule, inputs, ids, dtype):
+    """Output, final state and the gradients of a weighted sum of both, as float64."""
+    r = np.random.default_rng(7)
+    with jax.enable_x64(dtype == jnp.float64):
+        inputs = tuple(jnp.asarray(x, dtype) for x in inputs)
+        ids = None if ids is None else jnp.asarray(ids, jnp.int32)
+        weights = tuple(jnp.asarray(r.normal(size=inputs[i].shape), dtype) for i in (2, 5))
+
+        @jax.jit
+        def run(inputs):
+            result, pull = jax.vjp(lambda *xs: rule(*xs[:5], ids, xs[5]), *inputs)
+            return *result, *pull(weights)
+
+        return [np.float64(x) for x in run(inputs)]
+
+
+def assert_equals_definition(inputs, ids=None, chunk=16, tolerance=1e-5):
+    def kernels(*args):
+        return pallas(*args, chunk, interpret=True)
+
+    ours = values_and_gradients(kernels, inputs, ids, jnp.float32)
+    truth = values_and_gradients(naive, inputs, ids, jnp.float64)
+    for name, a, b in zip(("out", "state", *NAMES), ours, truth, strict=True):
+        error = np.max(np.abs(a - b)) / np.max(np.abs(b))
+        assert np.isfinite(a).all() and error <= tolerance, (name, error)
+
+
+def test_the_kernels_equal_the_definition_in_values_and_gradients_with_documents():
+    ids = np.stack(
+        [np.repeat([1, 2, 0, 3, 4], [17, 1, 4, 10, 18]), np.repeat([0, 5, 6], [3, 29, 18])]
+    )
+    assert_equals_definition(make(50), ids)
+
+
+def test_the_kernels_equal_the_definition_without_documents():
+    assert_equals_definition(make(33, batch=1))
+
+
+def test_the_kernels_keep_five_digits_on_repeated_keys():
+    assert_equals_definition(make(128, batch=1, heads=1, repeated=True), chunk=64)
+
+
+def test_the_merged_inverse_equals_the_exact_one_where_keys_repeat():
+    """Ones below the diagonal: the inverse is a bidiagonal of ones, entry for entry."""
+    ones = jnp.tril(jnp.ones((64, 64)), -1)
+    np.testing.assert_array_equal(unit_lower_inverse(ones), np.eye(64) - np.eye(64, k=-1))
+
+
+def test_the_step_kernel_equals_the_step():
+    q, k, v, log_decay, beta, state = (jnp.asarray(x, jnp.float32) for x in make(3))
+    args = (*(x[:, 0] for x in (q, k, v, log_decay, beta)), state)
+    for ours, truth in zip(
+        pallas_step(*args, interpret=True), gated_delta_step(*args), strict=True
+    ):
+        np.testing.assert_allclose(ours, truth, atol=1e-6)
+
+
+def test_without_a_tpu_the_chunked_form_runs_and_the_log_says_why(caplog):
+    inputs = tuple(jnp.asarray(x, jnp.float32) for x in make(20)[:5])
+    with caplog.at_level(logging.WARNING):
+        fallen = gated_delta_rule(*inputs, implementation="pallas", chunk_size=16)
+    assert "the chunked form runs instead: the backend is cpu" in caplog.text
+    chunked = gated_delta_rule(*inputs, implementation="chunked", chunk_size=16)
+    jax.tree.map(np.testing.assert_array_equal, fallen, chunked)
+
+
+def test_without_a_tpu_the_step_falls_back_and_the_log_says_why(caplog):
+    q, k, v, log_decay, beta, state = (jnp.asarray(x, jnp.float32) for x in make(3))
+    args = (*(x[:, 0] for x in (q, k, v, log_decay, beta)), state)
+    with caplog.at_level(logging.WARNING):
+        fallen = gated_delta_step(*args, implementation="pallas")
+    assert "einsum runs instead of the kernel: the backend is cpu" in caplog.text
+    jax.tree.map(np.testing.assert_array_equal, fallen, gated_delta_step(*args))
+    with pytest.raises(UserError, match="implementation is 'quick'"):
+        gated_delta_step(*args, implementation="quick")
+
+
+def test_what_the_kernels_do_not_take_is_named():
+    x, state = jnp.zeros((1, 16, 1, 128)), jnp.zeros((1, 1, 128, 128))
+    assert unfit(x, x, state, 64) is None
+    assert "not multiples of 128" in unfit(x[..., :48], x, state, 64)
+    assert "chunk_size is 256" in unfit(x, x, state, 256)
+    assert "float16" in unfit(x, x.astype(jnp.float16), state, 64)
+
+
+def test_the_kernels_blocks_fit_in_the_smallest_vmem():
+    assert max(vmem_bytes(128, 128, 128, backward) for backward in (False, True)) < 16 * 2**20 // 4
+
+
+COMPILE = """
+import sys
+import jax, jax.numpy as jnp
+from jax.experimental.topologies import get_topology_desc
+from omnijax.ops.gated_delta_rule.pallas_tpu import pallas, pallas_step
+
+topology = get_topology_desc(platform="tpu", topology_name=sys.argv[1])
+here = jax.sharding.SingleDeviceSharding(topology.devices[0])
+def array(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+for dtype in (jnp.float32, jnp.bfloat16):
+    q, v = array(1, 512, 4, 128, dtype=dtype), array(1, 512, 8, 128, dtype=dtype)
+    g = array(1, 512, 8)
+    ids, state = array(1, 512, dtype=jnp.int32), array(1, 8, 128, 128)
+    def loss(q, k, v, g, b, ids, s):
+        out, after = pallas(q, k, v, g, b, ids, s, 64)
+        return jnp.sum(out.astype(jnp.float32) ** 2) + jnp.sum(after)
+    grad = jax.jit(jax.grad(loss, (0, 1, 2, 3, 4, 6)))
+    text = grad.lower(q, q, v, g, g, ids, state).compile().as_text()
+    print(topology.devices[0].device_kind, dtype.__name__, text.count("tpu_custom_call"))
+one = lambda x: jax.ShapeDtypeStruct((64, *x.shape[2:]), x.dtype, sharding=here)
+step = jax.jit(pallas_step, donate_argnums=5)
+lowered = step.lower(one(q), one(q), one(v), one(g), one(g), array(64, 8, 128, 128))
+print("step", lowered.compile().as_text().count("tpu_custom_call"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (importlib.util.find_spec("libtpu") or os.environ.get("TPU_LIBRARY_PATH")),
+    reason="libtpu is not installed",
+)
+@pytest.mark.parametrize(
+    ("topology", "accelerator"),
+    [("v5e:2x2", "v5litepod-4"), ("v5p:2x2x1", "v5p-8"), ("v6e:2x2", "v6e-4")],
+)
+def test_the_kernels_compile_for(topology, accelerator):
+    environment = {
+        **os.environ,
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": accelerator,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, topology], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    kernels = [int(line.split()[-1]) for line in done.stdout.splitlines()]
+    assert len(kernels) == 3 and kernels[0] >= 3 and kernels[1] >= 3 and kernels[2] >= 1
