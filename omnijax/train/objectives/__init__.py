@@ -1,1 +1,1 @@
-"""What a stage optimises: next tokens (lm), an encoder pretrained by attention (aed)."""
+"""What a stage optimises: next tokens (lm), an encoder by attention (aed), the codec, the Talker."""
