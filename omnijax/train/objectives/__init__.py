@@ -1,1 +1,1 @@
-"""What a stage optimises: next tokens (lm), an encoder by attention (aed), the codec, the Talker."""
+"""What a stage optimises: next tokens (lm), an encoder by attention (aed), codec and Talker."""
