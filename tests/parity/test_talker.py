@@ -3,6 +3,7 @@
 import functools
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,12 @@ pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 import thinker_cases as cases  # noqa: E402
 
+from omnijax.generate.sampling import SamplingConfig  # noqa: E402
+from omnijax.generate.speech import SpeechConfig, SpeechGenerator  # noqa: E402
 from omnijax.models.talker import Talker, TalkerConfig, predict_residuals  # noqa: E402
 from omnijax.models.talker import speech_inputs as frames_alone  # noqa: E402
+from omnijax.models.talker.dual_track import dual_track_row  # noqa: E402
+from omnijax.models.talker.prompt import Marks, collate_talker  # noqa: E402
 from omnijax.nn import DecoderConfig  # noqa: E402
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
@@ -246,3 +251,71 @@ def test_the_talkers_decoder_and_codec_head_equal_with_three_position_axes():
     ).logits
     hidden, _, _ = run(Talker.decode_embedded, x, positions, np.ones((2, 23), np.int32))
     np.testing.assert_allclose(run(Talker.logits, hidden), expected.numpy(), **TOLERANCE)
+
+
+TEXT = [5, 9, 11, 7]
+MARKS = Marks((1, 2, 3), (1, 4, 3), (5, 3))
+
+
+@functools.cache
+@torch.no_grad()
+def released_opening():
+    """(what the released Talker reads before its first frame, ids, text to come, tts_pad)"""
+    from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as models
+
+    talker = released()
+    table = torch.tensor(np.asarray(params()["text_embed"]["table"]))
+    marks = [CONFIG.tts_pad_id, CONFIG.tts_bos_id, CONFIG.tts_eos_id]
+    pad, bos, eos = talker.text_projection(table[marks])[None].chunk(3, dim=1)
+    config = SimpleNamespace(talker_config=talker.config, tts_pad_token_id=CONFIG.tts_pad_id)
+    whole = SimpleNamespace(talker=talker, config=config)
+    ids = [*MARKS.assistant, *TEXT]
+    parts = models.Qwen3OmniMoeForConditionalGeneration._get_talker_assistant_parts(
+        whole, 0, len(ids), CONFIG.speaker_id("ethan"), table[ids][None], pad, bos, eos
+    )
+    return *parts, pad
+
+
+def our_opening():
+    none = np.zeros((0, CONFIG.codebooks), np.int32)
+    return dual_track_row(CONFIG, MARKS, TEXT, none, "ethan")
+
+
+def test_the_two_tracks_before_the_first_frame_equal():
+    row = our_opening()
+    inputs = collate_talker(CONFIG, [[row]], max_tokens=len(row.tokens)).inputs
+    embedded = run(Talker.embed_inputs, inputs)
+    np.testing.assert_allclose(embedded, released_opening()[0].numpy(), **TOLERANCE)
+
+
+@torch.no_grad()
+def test_frames_generated_greedily_in_two_tracks_equal():
+    embeds, ids, trailing, pad = released_opening()
+    eos = CONFIG.codec_eos_id
+    result = released().generate(
+        inputs_embeds=embeds,
+        talker_input_ids=ids,
+        trailing_text_hidden=trailing,
+        tts_pad_embed=pad,
+        attention_mask=torch.ones(embeds.shape[:2]).long(),
+        max_new_tokens=11,
+        do_sample=False,
+        eos_token_id=eos,
+        suppress_tokens=[
+            i for i in range(CONFIG.codebook_size, CONFIG.codec_vocab_size) if i != eos
+        ],
+        output_hidden_states=True,
+        return_dict_in_generate=True,
+    )
+    expected = torch.stack([h[-1] for h in result.hidden_states if h[-1] is not None], 1)[0]
+    assert len(expected) == 10  # past the text's end, into tts_pad
+    greedy = SpeechConfig(sampling=SamplingConfig(), residual_sampling=SamplingConfig())
+    generator = SpeechGenerator(MODEL, params(), greedy, max_len=32, prefill_chunk=4)
+    stream = generator.start([our_opening()], max_frames=10)
+    stream.push(TEXT[1:3])  # one text token is read beside each frame: late text waits
+    frames = [stream.step(3)[0]]
+    assert len(frames[0]) == 2 and stream.waiting == [True]
+    stream.push(TEXT[3:], last=True)
+    while not stream.done[0]:
+        frames.append(stream.step()[0])
+    np.testing.assert_array_equal(np.concatenate(frames), expected.numpy())
