@@ -33,7 +33,7 @@ def run(tmp_path, monkeypatch):
         video_token_id=tokenizer.special("video_pad"),
     )
     prompt = text_inputs(jnp.zeros((1, 1), jnp.int32))
-    params = Thinker(model).init(jax.random.key(0), prompt)["params"]
+    params = jax.jit(Thinker(model).init)(jax.random.key(0), prompt)["params"]
     config = {
         "name": "tiny",
         "tokenizer": str(tmp_path / "elsewhere.json"),
@@ -58,7 +58,7 @@ def test_exported_weights_need_nothing_but_their_folder(run, tmp_path):
 def test_weights_of_another_model_are_named(run, tmp_path):
     _, config = pretrained.read_params(run)
     config["model"]["decoder"]["ffn"] = 24
-    config["model"]["decoder"]["experts"] = 0
+    config["model"]["decoder"] |= {"experts": 0, "experts_per_token": 0}
     pretrained.export(run, tmp_path / "weights")
     with pytest.raises(UserError, match=r"weights in .*weights are not of the model in its config"):
         pretrained.load(str(tmp_path / "weights"))

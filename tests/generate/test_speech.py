@@ -13,6 +13,8 @@ from omnijax.generate.speech import SpeechConfig, SpeechGenerator
 from omnijax.models.talker import Talker, presets, speech_inputs
 from omnijax.models.talker.prompt import Marks, Voice, prompt_row
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 CONFIG = presets.tiny()
 MODEL = Talker(CONFIG)
 MARKS = Marks((1, 2, 3), (1, 4, 3), (5, 3))

@@ -131,6 +131,7 @@ def test_killed_three_times_at_any_moment_it_ends_as_if_never_stopped(runs):
     assert final(runs / "killed") == final(runs / "straight")
 
 
+@pytest.mark.slow
 def test_resumed_on_two_devices_it_ends_within_rounding(runs):
     finish(runs / "moved", devices=2)
     ours, theirs = ([line for line in final(runs / name)[1]][-1] for name in ("moved", "straight"))

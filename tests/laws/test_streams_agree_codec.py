@@ -24,6 +24,8 @@ from omnijax.models.codec import (
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "codec"))
 import tiny_codec as tiny  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 MODEL, FRAME, MAX_FRAMES = tiny.MODEL, tiny.MODEL.config.samples_per_frame, 14
 PARAMS = tiny.params(MODEL, 1)
 

@@ -21,6 +21,8 @@ from omnijax.models.talker.prompt import (
 )
 from omnijax.train.objectives.talker import talker_objective
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 CONFIG = presets.tiny()
 MODEL = Talker(CONFIG)
 MARKS = Marks((1, 2, 3), (1, 4, 3), (5, 3))

@@ -34,7 +34,9 @@ def gradient(config):
     return jax.jit(jax.grad(value))(params())
 
 
-@pytest.mark.parametrize(("remat", "scan_layers"), [("dots", True), ("full", False)])
+@pytest.mark.parametrize(
+    ("remat", "scan_layers"), [pytest.param("dots", True, marks=pytest.mark.slow), ("full", False)]
+)
 def test_remat_changes_no_gradient(remat, scan_layers):
     other = gradient(dataclasses.replace(CONFIG, remat=remat, scan_layers=scan_layers))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
@@ -70,7 +72,9 @@ def test_deepstack_features_are_added_after_each_of_the_first_layers():
     assert np.abs(deep - two).max() > 1e-2
 
 
-@pytest.mark.parametrize("pattern", ["full", "gdn", "full,gdn"])
+@pytest.mark.parametrize(
+    "pattern", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("full", "gdn")), "full,gdn"]
+)
 def test_any_pattern_runs_and_remembers(pattern):
     config = dataclasses.replace(CONFIG, pattern=pattern)
     hidden, _, _ = run(config, params(config))

@@ -72,6 +72,7 @@ def test_the_tour_runs_and_draws_every_picture(execute):
     assert any("<audio" in page for cell in pictures for page in shown(cell, "text/html"))
 
 
+@pytest.mark.slow
 def test_without_weights_the_tour_says_so_and_goes_on(execute):
     book = read()
     (model,) = tagged(book, "model")

@@ -101,7 +101,9 @@ def test_a_source_is_picklable_after_use(folder):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_build_leaves_no_half_dataset_and_no_process(tmp_path, how):
-    script = f"from omnijax.data import omniworld; omniworld.build({str(tmp_path)!r}, sizes=" \
+    # A shell's background jobs ignore SIGINT, and so would what they start.
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " \
+             f"from omnijax.data import omniworld; omniworld.build({str(tmp_path)!r}, sizes=" \
              "{'train': 4000})"  # fmt: skip
     build = subprocess.Popen([sys.executable, "-c", script], start_new_session=True,
                              env=os.environ | {"PYTHONPATH": ":".join(sys.path)},

@@ -15,6 +15,8 @@ from omnijax.models.codec.convolution import DownConv, UpConv
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_codec as tiny  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 FRAMES, SAMPLES = 9, 48
 
 

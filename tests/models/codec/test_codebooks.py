@@ -20,6 +20,8 @@ from omnijax.models.codec.codebooks import (
 )
 from omnijax.models.codec.quantiser import Residuals, nearest, quantise
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 CONFIG = QuantiserConfig(features=6, codebooks=4, size=8, width=3, decay=0.5, dropout=1.0)
 RVQ = SplitRVQ(CONFIG)
 ROWS, FRAMES = 5, 7

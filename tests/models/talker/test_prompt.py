@@ -18,6 +18,8 @@ from omnijax.models.talker.prompt import (
 )
 from omnijax.text.tokenizer import nano_tokenizer
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 CONFIG = presets.tiny()
 MARKS = Marks((1, 2, 3), (1, 4, 3), (5, 3))
 FRAMES = np.arange(12).reshape(3, 4)

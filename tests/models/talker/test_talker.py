@@ -12,6 +12,8 @@ import pytest
 from omnijax.errors import UserError
 from omnijax.models.talker import Talker, TalkerConfig, TalkerInputs, presets, speech_inputs
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 CONFIG = presets.tiny()
 MODEL = Talker(CONFIG)
 T = 20

@@ -30,6 +30,8 @@ from omnijax.train.state import init_state, split_params
 sys.path.insert(0, str(Path(__file__).parents[2] / "models" / "codec"))
 import tiny_codec as tiny  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 ROWS, FRAMES, FRAME = 2, 16, 24
 
 

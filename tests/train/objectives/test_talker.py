@@ -13,6 +13,8 @@ from omnijax.models.talker import Talker, aria, presets
 from omnijax.models.talker.prompt import Marks, answer_row, collate_talker, spoken_text
 from omnijax.train.objectives.talker import choose_frames, talker_objective
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 TINY = presets.tiny()
 CONFIG = dataclasses.replace(  # one layer each, quick to compile
     TINY,
