@@ -1,5 +1,8 @@
 """Named sizes of Talkers; vary one with ``dataclasses.replace``."""
 
+import dataclasses
+
+from omnijax.models import presets
 from omnijax.models.talker.config import TalkerConfig
 from omnijax.nn.config import DecoderConfig
 
@@ -9,23 +12,8 @@ def nano(codebooks: int = 8, codebook_size: int = 512) -> TalkerConfig:
 
     Text ids are those of omnijax/assets/nano/tokenizer.json.
     """
-    decoder = DecoderConfig(
-        width=192,
-        layers=4,
-        pattern=("gdn", "full"),
-        heads=4,
-        kv_heads=2,
-        head_dim=48,
-        rope_theta=10_000.0,
-        partial_rotary=0.5,
-        mrope_sections=(4, 4, 4),
-        gdn_key_heads=4,
-        gdn_value_heads=4,
-        gdn_key_dim=32,
-        gdn_value_dim=48,
-        gdn_chunk=32,
-        ffn=384,
-    )
+    dense = {"experts": 0, "experts_per_token": 0, "expert_ffn": 0, "shared_expert_ffn": 0}
+    decoder = dataclasses.replace(presets.nano().decoder, **dense, ffn=384)
     mtp = DecoderConfig(
         width=128,
         layers=2,
@@ -38,7 +26,7 @@ def nano(codebooks: int = 8, codebook_size: int = 512) -> TalkerConfig:
         mrope_sections=(16, 0, 0),
         ffn=256,
     )
-    languages = ("de", "en", "es", "fr", "it", "nl", "pl", "pt", "ru", "sv", "tr", "zh")
+    languages = ("de", "en", "es", "fr")  # what OmniWorld speaks
     return TalkerConfig(
         decoder=decoder,
         mtp=mtp,
@@ -58,26 +46,7 @@ def nano(codebooks: int = 8, codebook_size: int = 512) -> TalkerConfig:
 
 def tiny(form: str = "aria") -> TalkerConfig:
     """Every mechanism at the least size, for tests: both mixers, MoE, an MTP of its own width."""
-    decoder = DecoderConfig(
-        width=32,
-        layers=4,
-        pattern=("gdn", "full"),
-        heads=4,
-        kv_heads=2,
-        head_dim=16,
-        rope_theta=100.0,
-        partial_rotary=0.5,
-        mrope_sections=(2, 1, 1),
-        gdn_key_heads=2,
-        gdn_value_heads=4,
-        gdn_key_dim=8,
-        gdn_value_dim=8,
-        gdn_chunk=16,
-        experts=4,
-        experts_per_token=2,
-        expert_ffn=16,
-        shared_expert_ffn=16,
-    )
+    decoder = dataclasses.replace(presets.tiny().decoder, accept_hidden_layer=None)
     mtp = DecoderConfig(
         width=24,
         layers=2,
