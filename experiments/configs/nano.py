@@ -12,6 +12,8 @@ s2           everything
 Every example is new: it is made as it is read.
 """
 
+import dataclasses
+
 import ml_collections
 
 from omnijax.errors import UserError
@@ -60,8 +62,14 @@ STAGES = {
         Stage(
             name="aut",
             objective="aed",
-            mixture=live(transcribe=3, picture_question_spoken=0.7, tool_call=0.6, sound_time=1.4),
-            steps=2000,
+            mixture=live(
+                transcribe=2.2,
+                words=1.4,
+                picture_question_spoken=0.6,
+                tool_call=0.6,
+                sound_time=1.2,
+            ),
+            steps=2200,
             batch=32,
             tokens=40,
             audio_chunks=4,
@@ -69,7 +77,7 @@ STAGES = {
             on_too_long="drop",  # sounds of more than 3.2 s, and one utterance in a hundred
             window_chunks=(3, 10),
             optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=150),
-            augment=VOICES,
+            augment=dataclasses.replace(VOICES, answer_noise=0.2),
         ),
         Stage(
             name="pictures",

@@ -1,6 +1,7 @@
-"""Mel augmentation inside the step: another vocal tract, another level, noise, masks.
+"""Augmentation inside the step: of mel (another vocal tract, another level, noise, masks) and of
+the answer read so far.
 
-Everything is drawn per attention window, so one clip sounds like one speaker in one room.
+What changes mel is drawn per attention window, so one clip sounds like one speaker in one room.
 """
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from omnijax.models.thinker.inputs import AudioInputs
 from omnijax.train.stages import AugmentConfig
-from omnijax.typing import Array, Float
+from omnijax.typing import Array, Float, Int
 
 DECIBELS = 1 / 40  # a mel value is log10(power) / 4 + 1
 
@@ -69,3 +70,27 @@ def augment_audio(key: Array, audio: AudioInputs, config: AugmentConfig) -> Audi
         mel = jnp.where(masks[..., None], config.silence, mel)
     valid = jnp.arange(frames) < audio.lengths[..., None]  # [B, G, F]
     return audio._replace(mel=jnp.where(valid[..., None], mel, audio.mel))
+
+
+def augment_answers(
+    key: Array,
+    tokens: Int[Array, "B T"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    share: float,
+) -> Int[Array, "B T"]:
+    """The input tokens with `share` of those that answer replaced by tokens of other answers.
+
+    A decoder that cannot trust the words so far must look at the media for the next one; without
+    this it learns which words go together, and a new combination is overruled by habit. A token
+    belongs to an answer if the position before it is weighted; targets stay as they are.
+    """
+    if not share:
+        return tokens
+    where, which = jax.random.split(key)
+    answers = weights > 0
+    inside = jnp.pad(answers, ((0, 0), (1, 0)))[:, :-1]
+    chance = answers.reshape(-1) / jnp.maximum(answers.sum(), 1)
+    other = jax.random.choice(which, targets.reshape(-1), tokens.shape, p=chance)
+    replaced = inside & (jax.random.uniform(where, tokens.shape) < share)
+    return jnp.where(replaced, other.astype(tokens.dtype), tokens)

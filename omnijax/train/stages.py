@@ -50,7 +50,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Changes to the mel input during training, drawn anew for every attention window.
+    """Changes to the input during training; those to mel are drawn for every attention window.
 
     Frequency warp and shift stand for another speaker's vocal tract; masks are SpecAugment's.
     """
@@ -64,9 +64,15 @@ class AugmentConfig:
     gain_db: float = 0.0  # |gain| <= gain_db
     noise_db: float = 0.0  # white noise up to this far above the silence floor
     silence: float = -0.625  # mel value of silence: (floor_log10 + 4) / 4, also fills the masks
+    answer_noise: float = 0.0  # share of the answer's input tokens that other answers' replace
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.answer_noise < 1:
+            raise UserError(f"answer_noise must be in [0, 1), got {self.answer_noise}")
 
     @property
     def active(self) -> bool:
+        """Whether mel is changed."""
         return any(
             (
                 self.frequency_masks,

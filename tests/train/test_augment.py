@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from omnijax.models.thinker import AudioInputs
-from omnijax.train.augment import augment_audio
+from omnijax.train.augment import augment_answers, augment_audio
 from omnijax.train.stages import AugmentConfig
 
 ALL = AugmentConfig(
@@ -77,3 +77,22 @@ def test_noise_lifts_silence_and_leaves_loud_sound_alone():
     loud = clip()._replace(mel=jnp.full((2, 3, 20, 32), 1.0))
     lifted, kept = (augment_audio(jax.random.key(1), x, config).mel[0, 0] for x in (quiet, loud))
     assert float(lifted.mean()) > config.silence and np.allclose(kept, 1.0, atol=0.01)
+
+
+def test_noise_replaces_its_share_of_the_answers_and_nothing_else():
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray(rng.integers(0, 50, (4, 400)), jnp.int32)
+    answers = np.zeros((4, 400), bool)
+    answers[:, 100:300] = True  # positions of the answers' inputs: targets stand one before
+    targets = jnp.roll(tokens, -1, 1) + 100
+    weights = jnp.asarray(np.roll(answers, -1, 1), jnp.float32)
+    noisy = np.asarray(augment_answers(jax.random.key(0), tokens, targets, weights, 0.3))
+    changed = noisy != np.asarray(tokens)
+    assert not changed[~answers].any()
+    assert 0.25 < changed[answers].mean() < 0.35
+    assert set(noisy[changed]) <= set(np.asarray(targets)[np.asarray(weights) > 0])
+
+
+def test_without_noise_the_answers_stay():
+    tokens = jnp.arange(8)[None]
+    assert augment_answers(jax.random.key(0), tokens, tokens, jnp.ones((1, 8)), 0.0) is tokens

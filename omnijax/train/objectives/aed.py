@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from omnijax.train.augment import augment_audio
+from omnijax.train.augment import augment_answers, augment_audio
 from omnijax.train.objectives.lm import weighted_sums
 from omnijax.train.stages import AugmentConfig
 from omnijax.train.state import Losses, Objective
@@ -34,12 +34,20 @@ def aed_objective(
         return {root: params["params"], "aed": aed_params["params"]}
 
     def loss(params: dict[str, Any], batch: Any, key: Array | None) -> Losses:
-        media = getattr(batch, root)
-        if key is not None and augment is not None and root == "audio":
+        media, tokens = getattr(batch, root), batch.tokens
+        if key is not None and augment is not None:
             with jax.named_scope("augment"):
-                media = augment_audio(key, media, augment)
+                tokens = augment_answers(
+                    jax.random.fold_in(key, 1),
+                    tokens,
+                    batch.targets,
+                    batch.loss_weights,
+                    augment.answer_noise,
+                )
+                if root == "audio":
+                    media = augment_audio(key, media, augment)
         features, valid, *_ = encoder.apply({"params": params[root]}, *media)
-        logits = decoder.apply({"params": params["aed"]}, features, valid, batch.tokens)
+        logits = decoder.apply({"params": params["aed"]}, features, valid, tokens)
         with jax.named_scope("cross_entropy"):
             total, weight, right = weighted_sums(logits, batch.targets, batch.loss_weights)
         return Losses(total, weight, {"cross_entropy": total, "accuracy": right})

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from omnijax.sharding import shard
-from omnijax.train.augment import augment_audio
+from omnijax.train.augment import augment_answers, augment_audio
 from omnijax.train.stages import AugmentConfig
 from omnijax.train.state import Losses, Objective
 from omnijax.typing import Array, Float, Int
@@ -54,9 +54,18 @@ def lm_objective(
 
     def loss(params: dict[str, Any], batch: Any, key: Array | None) -> Losses:
         inputs = batch.inputs
-        if key is not None and augment is not None and inputs.audio is not None:
+        if key is not None and augment is not None:
             with jax.named_scope("augment"):
-                inputs = inputs._replace(audio=augment_audio(key, inputs.audio, augment))
+                tokens = augment_answers(
+                    jax.random.fold_in(key, 1),
+                    inputs.tokens,
+                    batch.targets,
+                    batch.loss_weights,
+                    augment.answer_noise,
+                )
+                inputs = inputs._replace(tokens=tokens)
+                if inputs.audio is not None:
+                    inputs = inputs._replace(audio=augment_audio(key, inputs.audio, augment))
         output = model.apply({"params": params}, inputs)
 
         def sums(hidden: Array, targets: Array, weights: Array) -> tuple[Array, Array, Array]:
