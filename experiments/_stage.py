@@ -76,7 +76,7 @@ class Recipe:
     def run(self, stage: str | None = None, *, chain: tuple[str, ...] = ()) -> bool:
         """Trains the stage to its end; False: stopped on the way, to be resumed."""
         from omnijax.train.recipe import run_stage
-        from omnijax.train.stages import Stage, from_dict
+        from omnijax.train.stages import WEIGHTS, Stage, from_dict
 
         stage = stage or self.stage
         config = self.stage_config(stage)
@@ -85,7 +85,7 @@ class Recipe:
             raise UserError(f"stages start from each other: {' -> '.join((*chain, stage))}")
         if not (workdir / "checkpoints").is_dir():
             for _, before in from_dict(Stage, config.stage.to_dict(), "config.stage.").sources():
-                if not self._complete(before):
+                if not before.startswith(WEIGHTS) and not self._complete(before):
                     print(f"{stage} starts from {before}: training {before} first", flush=True)
                     if not self.run(before, chain=(*chain, stage)):
                         return False

@@ -2,7 +2,7 @@
 
     python experiments/nano.py            (make nano)
 
-Runs the stages of configs/nano.py from aut to s2 on OmniWorld, made as it is read, writes the
+Runs the stages of configs/nano.py from first to last on OmniWorld, made as it is read, writes the
 weights to runs/nano/weights and scores them on the held-out splits.
 """
 
@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from absl import flags  # noqa: E402
 
 from experiments._main import launch  # noqa: E402
+from experiments.configs.nano import LAST  # noqa: E402
 
 RUNS = flags.DEFINE_string("runs", "runs/nano", "Where the stages run.")
 EXPORT = flags.DEFINE_string("export", None, "Where the weights go; by default RUNS/weights.")
@@ -45,13 +46,13 @@ def main() -> int:
     runs = Path(RUNS.value)
     run(
         "thinker.py",
-        f"--config={HERE / 'configs/nano.py'}:s2",
-        f"--workdir={runs / 's2'}",
+        f"--config={HERE / 'configs/nano.py'}:{LAST}",
+        f"--workdir={runs / LAST}",
     )
     from omnijax.pretrained import export
 
     weights = Path(EXPORT.value or runs / "weights")
-    file = export(runs / "s2", weights)
+    file = export(runs / LAST, weights)
     print(f"weights: {file} ({file.stat().st_size / 1e6:.1f} MB)")
     run(
         "evaluate.py",

@@ -5,7 +5,6 @@ session = Session(nano.generator(), nano.tokenizer, nano.processor)
 """
 
 import dataclasses
-import importlib.resources
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from omnijax.models.thinker import Thinker, ThinkerConfig, text_inputs
 from omnijax.sharding import flatten
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
-from omnijax.train.recipe import open_tokenizer
+from omnijax.train.recipe import open_tokenizer, weights_folder
 from omnijax.train.stages import from_dict
 
 TOKENIZER = "tokenizer.json"
@@ -48,10 +47,8 @@ class Loaded(NamedTuple):
 
 def load(weights: str) -> Loaded:
     """``weights``: "nano" (the shipped ones), a folder of weights, or a training run's folder."""
-    directory = Path(weights)
-    if weights == "nano":
-        directory = Path(str(importlib.resources.files("omnijax") / "assets/nano"))
-    elif not directory.is_dir():
+    directory = weights_folder(weights)
+    if not directory.is_dir():
         raise UserError(f"no weights at {weights!r}: give nano, a folder of weights, or a run")
     if (directory / "checkpoints").is_dir():
         params, config = read_params(directory / "checkpoints")

@@ -250,7 +250,8 @@ def make_pipeline(
         make = make_rendered(tokenizer, processor, style)
     parts = []
     for name in names:
-        source = RenderedSource(name, opened[name], make, cache)
+        ever_new = getattr(opened[name], "ever_new", False)  # what is read once is not kept
+        source = RenderedSource(name, opened[name], make, None if ever_new else cache)
         part = grain.MapDataset.source(Handles(source))
         if config.shuffle:
             digest = hashlib.sha256(f"{config.seed} {name}".encode()).digest()

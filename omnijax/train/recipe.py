@@ -23,11 +23,16 @@ from omnijax.models.thinker import Thinker, ThinkerConfig
 from omnijax.models.vision import VisionEncoder
 from omnijax.sharding import LOGICAL_AXES, flatten, make_mesh, unflatten
 from omnijax.text.tokenizer import Tokenizer
-from omnijax.train.checkpoint import check_same_config, differing_fields, read_params
+from omnijax.train.checkpoint import (
+    check_same_config,
+    differing_fields,
+    load_weights,
+    read_params,
+)
 from omnijax.train.loop import Result, fit
 from omnijax.train.objectives.aed import aed_objective
 from omnijax.train.objectives.lm import lm_objective
-from omnijax.train.stages import RunConfig, Stage, from_dict, to_dict
+from omnijax.train.stages import WEIGHTS, RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Objective, Params
 
 # Sections and fields that may differ between a checkpoint and the run that reads it.
@@ -36,10 +41,17 @@ HOW_COMPUTED = ("dtype", "remat", "scan_layers", "implementation")
 MODEL_PART = {"audio": "aut", "vision": "vision", "decoder": "decoder", "embed": "decoder"}
 
 
+def weights_folder(name: str) -> Path:
+    """A folder of weights by path; "nano" is the one in this package."""
+    if name == "nano":
+        return Path(str(importlib.resources.files("omnijax") / "assets/nano"))
+    return Path(name)
+
+
 def open_tokenizer(path: str) -> Tokenizer:
     """A tokenizer.json by path; "nano" is the one in this package."""
     if path == "nano":
-        path = str(importlib.resources.files("omnijax") / "assets/nano/tokenizer.json")
+        path = str(weights_folder(path) / "tokenizer.json")
     return Tokenizer.from_file(path)
 
 
@@ -137,7 +149,11 @@ def build_objective(
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that decides what is learned; fields it lacks have their defaults."""
+    """The part of a config that decides what is learned; fields it lacks have their defaults.
+
+    Of an encoder's pretraining that is the encoder and its decoder alone: another Thinker starts
+    from the same one.
+    """
     whole = {name: value for name, value in config.items() if name not in OF_NO_CONSEQUENCE}
     parts = {
         "stage": Stage,
@@ -150,16 +166,26 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
             whole[name] = to_dict(from_dict(cls, whole[name]))
         except (KeyError, TypeError, UserError):
             continue  # written by another version: shown as it is
+    if whole["stage"].get("objective") == "aed":
+        part = "aut" if whole["stage"].get("audio_chunks") else "vision"
+        whole["model"] = {part: whole.get("model", {}).get(part)}
+    else:
+        whole.pop("aed", None)
     return whole
 
 
 def starting_params(
     stage: Stage, config: Mapping[str, Any], find: Callable[[str], Path]
 ) -> Params | None:
-    """What the stages named in `starts_from` have learned; later entries win."""
+    """What the stages and weights named in `starts_from` have learned; later entries win."""
     start: dict[str, Any] = {}
     for prefix, name in stage.sources():
-        params, saved = read_params(find(name) / "checkpoints")
+        if name.startswith(WEIGHTS):
+            where = weights_folder(name.removeprefix(WEIGHTS))
+            params, saved = load_weights(where)
+        else:
+            where = find(name)
+            params, saved = read_params(where / "checkpoints")
         part = MODEL_PART.get(prefix.split("/")[0])
         ours, theirs = config["model"], saved["model"]
         if part is not None:
@@ -170,14 +196,14 @@ def starting_params(
             if not line.split(":")[0].endswith(HOW_COMPUTED)
         ]
         if lines:
-            raise UserError(f"{find(name)} has another model: {'; '.join(lines)}")
+            raise UserError(f"{where} has another model: {'; '.join(lines)}")
         chosen = {
             path: leaf
             for path, leaf in flatten(params).items()
             if not prefix or path == prefix or path.startswith(f"{prefix}/")
         }
         if not chosen:
-            raise UserError(f"{find(name)} has no parameters under {prefix!r}")
+            raise UserError(f"{where} has no parameters under {prefix!r}")
         start.update(chosen)
     return unflatten(start) if start else None
 

@@ -8,6 +8,9 @@ from typing import Any
 from omnijax.errors import UserError
 
 
+WEIGHTS = "weights:"  # in Stage.starts_from
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW under a warm-up and a schedule; `steps` are optimizer steps."""
@@ -92,7 +95,9 @@ class Stage:
     name: str
     objective: str = "lm"  # or aed
     trains: tuple[str, ...] = (".*",)  # regular expressions, searched in parameter paths
-    starts_from: tuple[str, ...] = ()  # "stage" or "path prefix=stage"; later entries win
+    # "stage" or "path prefix=stage"; "weights:FOLDER" (or weights:nano) in place of a stage; later
+    # entries win.
+    starts_from: tuple[str, ...] = ()
     mixture: tuple[str, ...] = ("omniworld=1",)  # "source=share of the examples"
     steps: int = 1000
     batch: int = 8  # rows

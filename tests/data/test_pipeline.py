@@ -224,8 +224,11 @@ def test_with_the_cache_an_example_is_read_once_and_without_it_every_epoch():
             self.reads += 1
             return super().__getitem__(index)
 
-    for cache_gb, reads in ((1, 20), (0, 60)):
-        SOURCES["counted"] = Counted(range(20))
+    class EverNew(Counted):  # as live examples are: keeping them would fill the memory for nothing
+        ever_new = True
+
+    for source, cache_gb, reads in ((Counted, 1, 20), (Counted, 0, 60), (EverNew, 1, 60)):
+        SOURCES["counted"] = source(range(20))
         list(pipeline(mixture={"counted": 1}, epochs=3, cache_gb=cache_gb, threads=1))
         assert SOURCES["counted"].reads == reads
 

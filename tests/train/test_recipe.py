@@ -38,3 +38,13 @@ def test_a_stage_of_another_recipe_or_corpus_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(OmniWorld, "VERSION", "9.9.9")
     with pytest.raises(UserError, match=r"corpus: 'omniworld .*omniworld 9.9.9' here"):
         is_finished(tmp_path, config)
+
+
+def test_an_encoder_is_pretrained_once_for_every_decoder(tmp_path):
+    config = nano.get_config("aut").to_dict()
+    kept(tmp_path, config, config["stage"]["steps"])
+    config["model"]["decoder"]["pattern"] = "full"
+    assert is_finished(tmp_path, config)
+    config["model"]["aut"]["layers"] = 5
+    with pytest.raises(UserError, match="model.aut.layers"):
+        is_finished(tmp_path, config)

@@ -48,7 +48,7 @@ def _movers(rng, events: list[dict]) -> tuple[list[dict], list[dict]]:
 def sound_time(rng, split: str) -> dict:
     """When one of the sounds came, of sound alone or of a clip.
 
-    In training half of them go on to ask for the other sounds.
+    In training most go on to ask for the other sounds.
     """
     with_picture = rng.random() < 0.3
 
@@ -78,7 +78,7 @@ def sound_time(rng, split: str) -> dict:
             "heard": "\n".join(f"<{e['time']:.1f} seconds> {e['sound']}" for e in events),
         }
         messages = [user_turn({"type": kind, kind: 0}, text_item(question)), assistant_turn(answer)]
-        if split == "train" and rng.random() < 0.5:
+        if split == "train" and rng.random() < 0.9:
             meta["more_wordings"] = []
             for other in rng.permutation([i for i in range(len(events)) if i != asked]).tolist():
                 wording = trained_wording(rng, "sound_time", SOUNDS.index(events[other]["sound"]))

@@ -49,6 +49,8 @@ class _Indexed:
 class LazySource(_Indexed):
     """Examples made when asked for: any size, nothing on disk, 5-40 ms each."""
 
+    ever_new = True  # more of them than are read twice
+
     def __init__(self, split: str, size: int, *, seed: int = 0, tasks: Sequence[str] | None = None):
         super().__init__(_check_split(split), size, tasks)
         self._seed = seed

@@ -16,13 +16,16 @@ from omnijax.data.omniworld.splits import COLOURS, PLACES, SHAPES
 from omnijax.data.omniworld.wordings import DESCRIBE_PROMPTS, QUESTIONS
 
 KINDS = tuple(kind for kind in QUESTIONS if kind != "sound_time")
-MORE_QUESTIONS = 3  # that may follow in training, about the same picture
+# In training most conversations go on about the same picture: answers are what is learned from,
+# and a picture, its description and its first question cost more tokens than five more questions.
+MORE_QUESTIONS = 6  # at most
+GOES_ON = 0.8
 
 
 def question(rng, split: str, form: str) -> dict:
     """A question about a picture; ``form`` is text (the picture told in words), written or spoken.
 
-    In training half of them go on with written questions, each with an answer of its own.
+    In training most go on with written questions, each with an answer of its own.
     """
     kind = pick(rng, KINDS)
     answer, answer_text = draw_answer(rng, kind)
@@ -62,18 +65,17 @@ def question(rng, split: str, form: str) -> dict:
             user = user_turn({"type": "image", "image": 0}, {"type": "audio", "audio": 1})
             media = [picture, voice]
             meta |= {"voice": voice["voice"], "language": "en", "transcript": words}
-        messages = [user, assistant_turn(answer_text)]
-        if split == "train" and rng.random() < 0.5:
-            more, meta["more_wordings"] = _more_questions(rng, objects)
-            messages += more
+        messages = [user, assistant_turn(answer_text), *_going_on(rng, split, objects, meta)]
         return {"messages": messages, "media": media, "meta": meta}
 
     return until_it_belongs(split, draw)
 
 
-def _more_questions(rng, objects: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Turns that ask the same picture something else, and their wordings."""
-    turns, wordings = [], []
+def _going_on(rng, split: str, objects: list[dict], meta: dict) -> list[dict]:
+    """In training, turns that ask something else of the same picture; ``meta`` learns of them."""
+    if split != "train" or rng.random() >= GOES_ON:
+        return []
+    turns, wordings = [], meta.setdefault("more_wordings", [])
     for place in rng.permutation(len(KINDS) * len(objects))[
         : int(rng.integers(1, MORE_QUESTIONS + 1))
     ]:
@@ -86,7 +88,7 @@ def _more_questions(rng, objects: list[dict]) -> tuple[list[dict], list[dict]]:
         words = lang.fluent(wording_texts[wording["index"]].format(**thing))
         turns += [user_turn(text_item(lang.written(words))), assistant_turn(answer)]
         wordings.append(wording)
-    return turns, wordings
+    return turns
 
 
 def told(objects: list[dict]) -> str:
@@ -119,6 +121,7 @@ def describe(rng, split: str) -> dict:
             "messages": [
                 user_turn({"type": "image", "image": 0}, prompt),
                 assistant_turn(answer),
+                *_going_on(rng, split, objects, meta),
             ],
             "media": [{"kind": "picture", "objects": objects}],
             "meta": meta,

@@ -13,6 +13,7 @@ PICTURE_SIDE = 96
 CLIP_SIDE = 64
 FRAME_RATE = 8
 MOTION_SECONDS = 0.5
+MOTION_SHIFT = 20  # pixels: over half the width of what a vision token of nano sees
 _CELL = PICTURE_SIDE // 3
 _OVERSAMPLE = 4
 
@@ -83,7 +84,7 @@ def _path(events: list[dict], times: np.ndarray) -> np.ndarray:
         away = np.clip(np.minimum(progress, 1 - progress) / 0.2, 0, 1)
         match event["motion"]:
             case "jumps":
-                path[:, 1] -= 14 * away
+                path[:, 1] -= MOTION_SHIFT * away
             case "spins":
                 path[:, 3] *= 1 - 0.75 * away
             case "grows":
@@ -91,13 +92,13 @@ def _path(events: list[dict], times: np.ndarray) -> np.ndarray:
             case "shrinks":
                 path[:, 2] *= 1 - 0.45 * done
             case "moves left":
-                path[:, 0] -= 14 * done
+                path[:, 0] -= MOTION_SHIFT * done
             case "moves right":
-                path[:, 0] += 14 * done
+                path[:, 0] += MOTION_SHIFT * done
             case "moves up":
-                path[:, 1] -= 14 * done
+                path[:, 1] -= MOTION_SHIFT * done
             case "moves down":
-                path[:, 1] += 14 * done
+                path[:, 1] += MOTION_SHIFT * done
     return path
 
 

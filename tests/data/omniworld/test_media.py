@@ -112,8 +112,8 @@ def test_nothing_moves_before_its_time_and_then_it_moves_as_named(motion):
     dy, dx = y[after].mean() - y[before].mean(), x[after].mean() - x[before].mean()
     growth = area[after].mean() / area[before].mean()
     expected = {
-        "moves left": (0, -14, 1), "moves right": (0, 14, 1),
-        "moves up": (-14, 0, 1), "moves down": (14, 0, 1),
+        "moves left": (0, -world.MOTION_SHIFT, 1), "moves right": (0, world.MOTION_SHIFT, 1),
+        "moves up": (-world.MOTION_SHIFT, 0, 1), "moves down": (world.MOTION_SHIFT, 0, 1),
         "grows": (0, 0, 2.25), "shrinks": (0, 0, 0.3), "jumps": (0, 0, 1), "spins": (0, 0, 1),
     }[motion]  # fmt: skip
     np.testing.assert_allclose([dy, dx, growth], expected, atol=1.0, rtol=0.15)

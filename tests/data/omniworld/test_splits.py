@@ -12,7 +12,7 @@ from omnijax.data.omniworld import splits
 from omnijax.data.omniworld.drawing import VALUES
 from omnijax.data.omniworld.language import LANGUAGES, NUMBERS, fluent, words_for
 from omnijax.data.omniworld.splits import Combination
-from omnijax.data.omniworld.wordings import QUESTIONS
+from omnijax.data.omniworld.wordings import QUESTIONS, TOOLS
 from omnijax.errors import UserError
 
 TESTS = ("test", "test_voice", "say_test")
@@ -129,7 +129,31 @@ def test_the_further_answers_of_a_conversation_are_true_of_what_it_shows():
                 assert truth in answers_to(said, meta["objects"]), (said, meta["objects"])
             told[plan["task"]] += 1
     assert set(told) == {"picture_question_written", "picture_question_spoken", "text_question",
-                         "sound_time"}  # fmt: skip
+                         "describe", "sound_time"}  # fmt: skip
+
+
+def test_each_request_of_a_conversation_is_answered_by_its_call_of_what_is_offered():
+    further = Counter()
+    for plan in plans("train", 3000):
+        if not plan["task"].startswith("tool"):
+            continue
+        offered = {tool["function"]["name"] for tool in plan["tools"]}
+        turns = plan["messages"]
+        asks = [n for n, message in enumerate(turns) if message["role"] == "user"]
+        for number, n in enumerate(asks):
+            (item,) = turns[n]["content"]
+            said = item.get("text") or plan["media"][item["audio"]]["text"]
+            (call,) = turns[n + 1]["tool_calls"]
+            name, arguments = call["function"]["name"], call["function"]["arguments"]
+            assert name in offered
+            values = {key: NUMBERS[value - 1] if isinstance(value, int) else value
+                      for key, value in arguments.items()}  # fmt: skip
+            wordings = [fluent(words.format(**values)) for words in TOOLS[name][2]]
+            assert said.rstrip(".") in wordings
+            if number:
+                assert turns[n - 1]["role"] == "assistant"  # the one before is done
+                further[plan["task"]] += 1
+    assert set(further) == {"tool_call", "tool_call_written"}
 
 
 def answers_to(question, objects):
