@@ -1,13 +1,17 @@
 """A stage that is there is taken over only if it is this recipe's."""
 
+import dataclasses
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.configs import nano
 from omnijax.data.omniworld import OmniWorld
 from omnijax.errors import UserError
-from omnijax.train.recipe import is_finished, resolve
+from omnijax.train.checkpoint import save_weights
+from omnijax.train.recipe import is_finished, resolve, starting_params
 
 
 def kept(folder, config, step):
@@ -48,3 +52,20 @@ def test_an_encoder_is_pretrained_once_for_every_decoder(tmp_path):
     config["model"]["aut"]["layers"] = 5
     with pytest.raises(UserError, match="model.aut.layers"):
         is_finished(tmp_path, config)
+
+
+def test_a_stage_may_start_from_weights_in_a_folder(tmp_path):
+    config = resolve(nano.get_config("lm").to_dict())
+    table = np.full((3, 2), 0.5, np.float32)
+    save_weights(tmp_path / "mine", {"embed": {"table": table}}, {"model": config["model"]})
+
+    def start(name):
+        stage = dataclasses.replace(nano.STAGES["lm"], starts_from=(f"weights:{name}",))
+        return starting_params(stage, config, find=Path)
+
+    np.testing.assert_array_equal(start(tmp_path / "mine")["embed"]["table"], table)
+    with pytest.raises(UserError, match="nowhere"):
+        start(tmp_path / "nowhere")
+    config["model"]["decoder"]["width"] = 96
+    with pytest.raises(UserError, match=r"mine has another model: .*width: 192 .*96 here"):
+        start(tmp_path / "mine")
