@@ -161,7 +161,7 @@ STAGES = {
                     text_question=1.8,
                 )
             },
-            steps=3000,
+            steps=2000,
             seed=2,
             optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=100),
             # A word of the answer so far may be wrong, so the next one must be heard or seen:

@@ -7,7 +7,6 @@ from typing import Any
 
 from omnijax.errors import UserError
 
-
 WEIGHTS = "weights:"  # in Stage.starts_from
 
 
