@@ -96,11 +96,11 @@ def _copy(rng, length):
     """A string, a mark, the string again: each of its tokens is asked one place before it."""
     tokens, targets, levels = _empty(length)
     longest = (length - 1) // 2
-    count = int(rng.integers(longest // 4, longest + 1))
+    count = int(rng.integers(1, longest + 1))
     string = rng.choice(VALUES, count)
     tokens[:count], tokens[count], tokens[count + 1 : 2 * count + 1] = string, MARK, string
     places = count + np.arange(count)
-    targets[places], levels[places] = string, np.minimum(_quarter(count, longest), 3)
+    targets[places], levels[places] = string, _quarter(count - 1, longest)
     return tokens, targets, levels
 
 
