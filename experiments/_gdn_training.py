@@ -4,10 +4,9 @@ A pattern says which layers are Gated DeltaNet and which attention; everything e
 width of the feed-forward is the dial by which models are matched (see ``MATCHES``).
 """
 
-import dataclasses
 import functools
 import importlib.resources
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,7 +27,6 @@ from omnijax.train.stages import OptimizerConfig
 from omnijax.train.state import (
     Losses,
     Objective,
-    init_params,
     init_state,
     make_optimizer,
     make_train_step,

@@ -13,10 +13,10 @@ import numpy as np
 
 from omnijax.errors import UserError
 
-VOCAB = 128
+VOCAB = 96
 BLANK, MARK = 0, 1
-KEYS = np.arange(2, 65)
-VALUES = np.arange(65, 128)
+KEYS = np.arange(2, 66)
+VALUES = np.arange(66, 96)
 MIN_LENGTH = 32
 
 KEY_COUNTS = (4, 8, 16, 32, 64)
@@ -55,32 +55,44 @@ def _quarter(place, length: int):
     return 4 * place // length
 
 
+def _body(length: int) -> int:
+    """Where a row's questions begin: its last quarter."""
+    return 2 * (3 * length // 8)
+
+
+def _ask(rng, things: int, places: int) -> np.ndarray:
+    """Which of so many things each place asks for: all of them, and again until it is full."""
+    again = rng.integers(things, size=max(places - things, 0))
+    return rng.permutation(np.concatenate([rng.permutation(things), again]))[:places]
+
+
 def _recall(rng, length):
-    """k1 v1 k2 v2 ... then, scattered among blanks, each key once: its value is asked there."""
+    """k1 v1 k2 v2 ..., then keys only, each at least once: the value of each is asked."""
     tokens, targets, levels = _empty(length)
-    level = rng.integers(sum(3 * count <= length for count in KEY_COUNTS))
-    count = min(KEY_COUNTS[level], len(KEYS))
+    level = int(rng.integers(sum(4 * count <= length for count in KEY_COUNTS)))
+    count = KEY_COUNTS[level]
     keys, values = rng.permutation(KEYS)[:count], rng.choice(VALUES, count)
     tokens[0 : 2 * count : 2], tokens[1 : 2 * count : 2] = keys, values
-    places = 2 * count + rng.permutation(length - 2 * count)[:count]
-    tokens[places], targets[places], levels[places] = keys, values, level
+    asked = _ask(rng, count, length - 2 * count)
+    tokens[2 * count :], targets[2 * count :] = keys[asked], values[asked]
+    levels[2 * count :] = level
     return tokens, targets, levels
 
 
 def _registers(rng, length):
-    """register, value, register, value ...: each later write replaces; at the end all are asked."""
+    """register, value, register, value ...: each later write replaces. Then registers are asked."""
     tokens, targets, levels = _empty(length)
     names = rng.permutation(KEYS)[:REGISTERS]
-    writes = (length - REGISTERS) // 2
+    end = _body(length)
+    writes = end // 2
     # The first writes name every register once, so that each question has an answer.
     which = np.concatenate([np.arange(REGISTERS), rng.integers(REGISTERS, size=writes)])[:writes]
     values = rng.choice(VALUES, writes)
-    tokens[0 : 2 * writes : 2], tokens[1 : 2 * writes : 2] = names[which], values
-    places = length - REGISTERS + rng.permutation(REGISTERS)
-    for register, place in enumerate(places):
-        written = np.flatnonzero(which == register)
-        tokens[place], targets[place] = names[register], values[written[-1]]
-        levels[place] = np.digitize(writes - 1 - written[-1], WRITES_AGO)
+    tokens[0:end:2], tokens[1:end:2] = names[which], values
+    last = np.array([np.flatnonzero(which == register)[-1] for register in range(REGISTERS)])
+    asked = _ask(rng, REGISTERS, length - end)
+    tokens[end:], targets[end:] = names[asked], values[last[asked]]
+    levels[end:] = np.digitize(writes - 1 - last[asked], WRITES_AGO)
     return tokens, targets, levels
 
 
@@ -105,34 +117,37 @@ def _copy(rng, length):
 
 
 def _needle(rng, length):
-    """Noise of values with a few marked ones in it: key, value. At the end the keys are asked."""
+    """Noise with a few marked values in it: key, value. Then the keys are asked."""
     tokens, targets, levels = _empty(length)
-    noise = length - NEEDLES
-    tokens[:noise] = rng.choice(VALUES, noise)
-    places = 2 * rng.permutation(noise // 2)[:NEEDLES]
+    end = _body(length)
+    tokens[:end] = rng.choice(VALUES, end)
+    places = 2 * rng.permutation(end // 2)[:NEEDLES]
     keys, values = rng.permutation(KEYS)[:NEEDLES], rng.choice(VALUES, NEEDLES)
     tokens[places], tokens[places + 1] = keys, values
-    tokens[noise:], targets[noise:], levels[noise:] = keys, values, _quarter(places, noise)
+    asked = _ask(rng, NEEDLES, length - end)
+    tokens[end:], targets[end:] = keys[asked], values[asked]
+    levels[end:] = _quarter(places[asked], end)
     return tokens, targets, levels
 
 
 def _when(rng, length):
-    """A long clip, a token a frame: some things happen. Then each is named: in which eighth?"""
+    """A long clip, a token a frame: some things happen. Then things are named: in which eighth?"""
     tokens, targets, levels = _empty(length)
-    frames = length - EVENTS
-    tokens[:frames] = rng.choice(VALUES[:8], frames)  # what the clip is like when nothing happens
-    places, things = rng.permutation(frames)[:EVENTS], rng.permutation(KEYS)[:EVENTS]
-    tokens[places], tokens[frames:] = things, things
-    targets[frames:] = VALUES[TIME_BINS * places // frames]
-    levels[frames:] = _quarter(places, frames)
+    end = _body(length)
+    tokens[:end] = rng.choice(VALUES[:4], end)  # what the clip is like when nothing happens
+    places, things = rng.permutation(end)[:EVENTS], rng.permutation(KEYS)[:EVENTS]
+    tokens[places] = things
+    asked = _ask(rng, EVENTS, length - end)
+    tokens[end:], targets[end:] = things[asked], VALUES[TIME_BINS * places[asked] // end]
+    levels[end:] = _quarter(places[asked], end)
     return tokens, targets, levels
 
 
 _BLIND = 1 / len(VALUES)
 TASKS = {
     "recall": Task(
-        "multi-query associative recall: pairs, then each key once",
-        tuple(f"{min(count, len(KEYS))} keys" for count in KEY_COUNTS),
+        "multi-query associative recall: pairs, then keys alone",
+        tuple(f"{count} keys" for count in KEY_COUNTS),
         _BLIND,
         _recall,
     ),
