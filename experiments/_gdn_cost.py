@@ -5,6 +5,7 @@ control rejected. Memory is what the compiled program asks for beside its argume
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ class Program(NamedTuple):
     temporary: int
 
 
+@functools.lru_cache(maxsize=8)
 def _params(model: Reader):
     tokens = jnp.zeros((1, 1), jnp.int32)
     return jax.jit(lambda: model.init(jax.random.key(0), tokens)["params"])()
@@ -45,7 +47,7 @@ def _train(config: DecoderConfig, length: int) -> Program:
 
     def loss(params, tokens):
         logits, _ = model.apply({"params": params}, tokens)
-        return weighted_sums(logits, tokens, jnp.ones_like(tokens))[0]
+        return weighted_sums(logits, tokens, jnp.ones(tokens.shape))[0]
 
     params, tokens = _params(model), _tokens(length)
     compiled = jax.jit(jax.grad(loss)).lower(params, tokens).compile()

@@ -44,7 +44,7 @@ MATCHES = {
     "memory": "bytes at decode of one row of the training length: weights, and cache or state",
 }
 EVERYTHING = (".*",)
-HEAD_DIM = 32
+HEAD_DIM = 16
 
 
 class Reader(nn.Module):
@@ -67,19 +67,20 @@ class Reader(nn.Module):
 
 
 def decoder_config(pattern: str, *, width: int, layers: int, ffn: int) -> DecoderConfig:
-    """A decoder of nano's proportions: heads of 32, half of them keys', half of a head turning."""
+    """A decoder of nano's proportions: heads of 16, half of them keys', half of a head turning."""
     if width % HEAD_DIM:
         raise UserError(f"width is {width}, it must be a multiple of {HEAD_DIM}")
     heads = width // HEAD_DIM
     return DecoderConfig(
         width=width, layers=layers, pattern=PATTERNS[pattern], ffn=ffn,
         heads=heads, kv_heads=max(1, heads // 2), head_dim=HEAD_DIM,
-        rope_theta=10_000.0, partial_rotary=0.5, mrope_sections=(4, 2, 2),
+        rope_theta=10_000.0, partial_rotary=0.5, mrope_sections=(2, 1, 1),
         gdn_key_heads=heads, gdn_value_heads=heads,
         gdn_key_dim=HEAD_DIM, gdn_value_dim=HEAD_DIM, gdn_chunk=32,
     )  # fmt: skip
 
 
+@functools.cache
 def parameters(config: DecoderConfig) -> int:
     """Weights of the decoder."""
     tokens = jnp.zeros((1, 1), jnp.int32)
@@ -139,34 +140,28 @@ def matched(
 
 
 @functools.cache
-def _text_stream(seed: int) -> tuple[np.ndarray, int]:
+def text_task(plans: int = 2000, seed: int = 0) -> Task:
+    """OmniWorld's texts of so many plans, one after the other: the next token, everywhere."""
     tokenizer = Tokenizer.from_file(importlib.resources.files("omnijax") / "assets" / "nano")
     end = tokenizer.special("endoftext")
-    ids = [token for text in corpus_texts(4000, seed) for token in (*tokenizer.encode(text), end)]
-    return np.asarray(ids, np.int32), tokenizer.vocab_size
-
-
-def text_task(seed: int = 0) -> Task:
-    """OmniWorld's texts, one after the other: the next token. Level: place in the row."""
-    stream, vocab = _text_stream(seed)
+    texts = corpus_texts(plans, seed)
+    stream = np.asarray([i for text in texts for i in (*tokenizer.encode(text), end)], np.int32)
 
     def draw(rng, length):
         start = int(rng.integers(len(stream) - length))
-        places = np.arange(length)
-        tokens = stream[start : start + length]
-        return tokens, stream[start + 1 : start + length + 1], 4 * places // length
+        tokens, targets = stream[start : start + length], stream[start + 1 : start + length + 1]
+        return tokens, targets, 4 * np.arange(length) // length
 
     _, counts = np.unique(stream, return_counts=True)
+    about = "OmniWorld's texts: the next token; level: place in the row"
     chance = float(counts.max() / counts.sum())
-    return Task(
-        "OmniWorld's texts: the next token; level: place in row", QUARTERS, chance, draw, vocab
-    )
+    return Task(about, QUARTERS, chance, draw, tokenizer.vocab_size)
 
 
-def open_task(name: str, seed: int = 0) -> Task:
-    """A task by name; "text" comes from OmniWorld, others from omnijax/data/synthetic.py."""
+def open_task(name: str, *, held_out: bool = False) -> Task:
+    """A task by name; "text" is OmniWorld's, ``held_out`` others of it; the rest never repeat."""
     if name == "text":
-        return text_task(seed)
+        return text_task(200, 1) if held_out else text_task()
     if name not in TASKS:
         raise UserError(f"no task is called {name!r}; there are {', '.join((*TASKS, 'text'))}")
     return TASKS[name]
@@ -178,7 +173,7 @@ def objective(config: DecoderConfig, vocab: int) -> Objective:
 
     def loss(params, rows: Rows, key) -> Losses:
         logits, _ = model.apply({"params": params}, rows.tokens)
-        total, weight, right = weighted_sums(logits, rows.targets, rows.levels >= 0)
+        total, weight, right = weighted_sums(logits, rows.targets, (rows.levels >= 0) * 1.0)
         return Losses(total, weight, {"accuracy": right})
 
     return Objective(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"], loss)
@@ -222,12 +217,13 @@ def train_one(
     *,
     seed: int,
     rate: float,
+    held_out: Task | None = None,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> dict[str, Any]:
     """Trains a model from scratch, then tests it on rows that it has not seen.
 
-    Models of every pattern meet the same rows for the same seed. ``progress`` is told the step and
-    the loss, about twenty times.
+    Models of every pattern meet the same rows for the same seed. ``held_out`` is the task of the
+    tests where it is another. ``progress`` is told the step and the loss, about twenty times.
 
     Returns:
       scores: {length: {"all": share right, level: share right ...}}; validation: the share right
@@ -248,7 +244,7 @@ def train_one(
         hits = np.zeros((len(task.levels), 2))
         for number in range(-(-plan.eval_rows // rows_each)):
             rng = np.random.default_rng([stream, number])
-            rows = sample(task, rng, rows_each, length)
+            rows = sample(held_out or task, rng, rows_each, length)
             _, right = test(state.params, rows)
             for level in range(len(task.levels)):
                 there = rows.levels == level

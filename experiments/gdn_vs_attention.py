@@ -35,10 +35,10 @@ class Settings:
     tasks: tuple[str, ...] = ("recall", "registers", "parity", "copy", "needle", "when")
     seeds: int = 2
     rates: tuple[float, ...] = (3e-3,)
-    steps: int = 1000
-    rows: int = 32
-    length: int = 64
-    eval_lengths: tuple[int, ...] = (64, 256)
+    steps: int = 2500
+    rows: int = 16
+    length: int = 32
+    eval_lengths: tuple[int, ...] = (32, 128)
     eval_rows: int = 256
     width: int = 64
     layers: int = 4
@@ -50,24 +50,27 @@ class Settings:
 
 MAY_GROW = ("patterns", "tasks", "seeds", "rates", "cost_lengths")
 _DEFAULT = Settings()
+_WORDS = {k: [*map(str, v)] for k, v in vars(_DEFAULT).items() if isinstance(v, tuple)}
 MATCH = flags.DEFINE_string("match", _DEFAULT.match, "parameters, flops or memory.")
-PATTERNS = flags.DEFINE_list("patterns", _DEFAULT.patterns, "Of gdn, 3:1, 1:1, attention.")
+PATTERNS = flags.DEFINE_list("patterns", _WORDS["patterns"], "Of gdn, 3:1, 1:1, attention.")
 TASKS = flags.DEFINE_list(
-    "tasks", _DEFAULT.tasks, "Of recall, registers, parity, copy, needle, when, text; or nothing."
+    "tasks",
+    _WORDS["tasks"],
+    "Of recall, registers, parity, copy, needle, when, text (OmniWorld's); or nothing.",
 )
 SEEDS = flags.DEFINE_integer("seeds", _DEFAULT.seeds, "Models of each pattern a task.")
-RATES = flags.DEFINE_list("rates", _DEFAULT.rates, "Learning rates to choose from.")
+RATES = flags.DEFINE_list("rates", _WORDS["rates"], "Learning rates to choose from.")
 STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Of training.")
 ROWS = flags.DEFINE_integer("rows", _DEFAULT.rows, "Of a batch.")
 LENGTH = flags.DEFINE_integer("length", _DEFAULT.length, "Tokens of a row in training.")
-EVAL_LENGTHS = flags.DEFINE_list("eval_lengths", _DEFAULT.eval_lengths, "Tokens of a tested row.")
+EVAL_LENGTHS = flags.DEFINE_list("eval_lengths", _WORDS["eval_lengths"], "Tokens of tested rows.")
 EVAL_ROWS = flags.DEFINE_integer("eval_rows", _DEFAULT.eval_rows, "At each length.")
-WIDTH = flags.DEFINE_integer("width", _DEFAULT.width, "Of the stream, a multiple of 32.")
+WIDTH = flags.DEFINE_integer("width", _DEFAULT.width, "Of the stream, a multiple of 16.")
 LAYERS = flags.DEFINE_integer("layers", _DEFAULT.layers, "A multiple of 4.")
 FFN = flags.DEFINE_integer("ffn", _DEFAULT.ffn, "Of pure attention; the others' is matched.")
-COST_LENGTHS = flags.DEFINE_list("cost_lengths", _DEFAULT.cost_lengths, "Timed; or nothing.")
+COST_LENGTHS = flags.DEFINE_list("cost_lengths", _WORDS["cost_lengths"], "Timed; or nothing.")
 ROUNDS = flags.DEFINE_integer("rounds", _DEFAULT.rounds, "Samples of each timing.")
-WORKDIR = flags.DEFINE_string("workdir", "runs/gdn_vs_attention", "results.json and index.html.")
+INTO = flags.DEFINE_string("into", "runs/gdn_vs_attention", "Folder of results.json, index.html.")
 
 
 class Results:
@@ -88,7 +91,7 @@ class Results:
                 if name not in MAY_GROW and before.get(name) != now[name]:
                     raise UserError(
                         f"{self.path} was made with {name} {before.get(name)}, not {now[name]}: "
-                        "give another --workdir"
+                        "give another --into"
                     )
         self.data["settings"] = now
         for name, value in fresh.items():
@@ -172,7 +175,13 @@ def run(settings: Settings, folder: Path, show: Callable[[str], None] = print) -
             )
 
         runs[key] = train_one(
-            configs[pattern], tasks[name], plan, seed=seed, rate=rate, progress=progress
+            configs[pattern],
+            tasks[name],
+            plan,
+            seed=seed,
+            rate=rate,
+            held_out=open_task(name, held_out=True),
+            progress=progress,
         )
         results.save()
     machine = None
@@ -224,7 +233,7 @@ def main() -> int:
         print(f"\r\x1b[K{line}" if on_screen else line, end="" if on_screen else "\n",
               file=sys.stderr, flush=True)  # fmt: skip
 
-    page = run(settings, Path(WORKDIR.value), show)
+    page = run(settings, Path(INTO.value), show)
     print(f"\nThe page is {page}.")
     return 0
 

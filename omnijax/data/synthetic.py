@@ -13,13 +13,13 @@ import numpy as np
 
 from omnijax.errors import UserError
 
-VOCAB = 96
+VOCAB = 64
 BLANK, MARK = 0, 1
-KEYS = np.arange(2, 66)
-VALUES = np.arange(66, 96)
+KEYS = np.arange(2, 34)
+VALUES = np.arange(34, 64)
 MIN_LENGTH = 32
 
-KEY_COUNTS = (4, 8, 16, 32, 64)
+KEY_COUNTS = (4, 8, 16, 32)
 REGISTERS = 8
 WRITES_AGO = (4, 8, 16)
 NEEDLES = 4
