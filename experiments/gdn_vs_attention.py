@@ -35,7 +35,7 @@ class Settings:
     tasks: tuple[str, ...] = ("recall", "registers", "parity", "copy", "needle", "when")
     seeds: int = 2
     rates: tuple[float, ...] = (3e-3,)
-    steps: int = 2500
+    steps: int = 2000
     rows: int = 16
     length: int = 32
     eval_lengths: tuple[int, ...] = (32, 128)

@@ -45,7 +45,7 @@ def test_results_of_other_settings_are_not_mixed(tmp_path):
     none = Settings(tasks=(), cost_lengths=(), patterns=("attention",))
     run(none, tmp_path)
     other = Settings(tasks=(), cost_lengths=(), patterns=("attention",), steps=7)
-    with pytest.raises(UserError, match="made with steps 2500, not 7: give another --into"):
+    with pytest.raises(UserError, match="made with steps 2000, not 7: give another --into"):
         run(other, tmp_path)
 
 
