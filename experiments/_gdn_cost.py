@@ -6,15 +6,15 @@ control rejected. Memory is what the compiled program asks for beside its argume
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments._gdn_training import Reader, cache_bytes
-from experiments._timing import Case, Machine, measure
+from experiments._timing import Case, Machine, Program, measure, temporary_bytes
 from omnijax.nn.cache import init_cache
 from omnijax.nn.config import DecoderConfig
 from omnijax.train.objectives.lm import weighted_sums
@@ -23,22 +23,10 @@ KINDS = ("train", "prefill", "decode")
 VOCAB = 128
 
 
-class Program(NamedTuple):
-    """A compiled program: call it; ``temporary`` is what it needs beside its arguments, bytes."""
-
-    call: Callable[[], Any]
-    temporary: int
-
-
 @functools.lru_cache(maxsize=8)
 def _params(model: Reader):
     tokens = jnp.zeros((1, 1), jnp.int32)
     return jax.jit(lambda: model.init(jax.random.key(0), tokens)["params"])()
-
-
-def _bytes(compiled) -> int:
-    analysis = compiled.memory_analysis()
-    return int(analysis.temp_size_in_bytes) if analysis else 0
 
 
 def _train(config: DecoderConfig, length: int) -> Program:
@@ -49,9 +37,7 @@ def _train(config: DecoderConfig, length: int) -> Program:
         logits, _ = model.apply({"params": params}, tokens)
         return weighted_sums(logits, tokens, jnp.ones(tokens.shape))[0]
 
-    params, tokens = _params(model), _tokens(length)
-    compiled = jax.jit(jax.grad(loss)).lower(params, tokens).compile()
-    return Program(lambda: compiled(params, tokens), _bytes(compiled))
+    return Program.of(jax.grad(loss), _params(model), _tokens(1, length))
 
 
 def _prefill(config: DecoderConfig, length: int) -> Program:
@@ -62,43 +48,40 @@ def _prefill(config: DecoderConfig, length: int) -> Program:
         logits, cache = model.apply({"params": params}, tokens, init_cache(config, 1, length))
         return logits[:, -1], cache
 
-    params, tokens = _params(model), _tokens(length)
-    compiled = jax.jit(read).lower(params, tokens).compile()
-    return Program(lambda: compiled(params, tokens), _bytes(compiled))
+    return Program.of(read, _params(model), _tokens(1, length))
 
 
-def _decode(config: DecoderConfig, length: int) -> Program:
-    """One more token behind a row of ``length``: the whole stack in one call, the cache donated."""
+def decode(config: DecoderConfig, length: int, batch: int = 1) -> Program:
+    """One more token behind rows of ``length``: the stack in one call, the cache donated."""
     model = Reader(config, VOCAB)
 
-    def step(params, token, cache):
+    def step(params, tokens, cache):
         start = cache.length
-        logits, cache = model.apply({"params": params}, token, cache)
+        logits, cache = model.apply({"params": params}, tokens, cache)
         # The next call writes the same slot again: every call stands at the same length.
         return jnp.argmax(logits[:, -1:], -1).astype(jnp.int32), cache._replace(length=start)
 
-    cache = init_cache(config, 1, length)
+    cache = init_cache(config, batch, length)
     cache = cache._replace(
-        length=jnp.full((1,), length - 1, jnp.int32),
-        document=jnp.ones((1,), jnp.int32),
-        segment_ids=jnp.ones((1, length), jnp.int32),
+        length=jnp.full((batch,), length - 1, jnp.int32),
+        document=jnp.ones((batch,), jnp.int32),
+        segment_ids=jnp.ones((batch, length), jnp.int32),
     )
-    params, token = _params(model), _tokens(1)
-    compiled = jax.jit(step, donate_argnums=2).lower(params, token, cache).compile()
-    kept = [token, cache]
+    params, kept = _params(model), [_tokens(batch, 1), cache]
+    compiled = jax.jit(step, donate_argnums=2).lower(params, *kept).compile()
 
     def call():
         kept[:] = compiled(params, *kept)
         return kept[0]
 
-    return Program(call, _bytes(compiled))
+    return Program(call, temporary_bytes(compiled))
 
 
-def _tokens(length: int):
-    return jnp.asarray(np.random.default_rng(0).integers(VOCAB, size=(1, length)), jnp.int32)
+def _tokens(*shape):
+    return jnp.asarray(np.random.default_rng(0).integers(VOCAB, size=shape), jnp.int32)
 
 
-MAKE = {"train": _train, "prefill": _prefill, "decode": _decode}
+MAKE = {"train": _train, "prefill": _prefill, "decode": decode}
 
 
 def cost(
@@ -111,14 +94,8 @@ def cost(
     sample_seconds: float,
 ) -> list[dict[str, Any]]:
     """One row a pattern: milliseconds of a call and its bytes, at one length, batch 1."""
-    programs = {}
-
-    def made(pattern: str) -> Callable[[], Any]:
-        programs[pattern] = MAKE[kind](configs[pattern], length)
-        return programs[pattern].call
-
     per = 1 if kind == "decode" else length
-    cases = [Case(p, lambda p=p: made(p), per, "token") for p in configs]
+    cases = [Case(p, lambda c=c: MAKE[kind](c, length), per, "token") for p, c in configs.items()]
     timed = measure(cases, machine, rounds=rounds, sample_seconds=sample_seconds)
     return [
         {
@@ -126,17 +103,20 @@ def cost(
             "milliseconds": row.milliseconds._asdict(),
             "kept": row.kept,
             "rejected": row.rejected,
-            "temporary_bytes": programs[row.name].temporary,
+            "temporary_bytes": row.temporary_bytes or 0,
             "cache_bytes": cache_bytes(configs[row.name], length),
         }
         for row in timed
     ]
 
 
-def slope(lengths: Sequence[int], values: Sequence[float]) -> float | None:
-    """Exponent of growth over the upper half of the lengths, a line on log-log axes; None: one."""
-    points = [(n, v) for n, v in zip(lengths, values, strict=True) if v > 0]
-    points = sorted(points)[-max(2, (len(points) + 1) // 2) :]
+def slope(lengths: Sequence[int], values: Sequence[float], last: int | None = None) -> float | None:
+    """Exponent of growth: of a line on log-log axes through the ``last`` lengths.
+
+    By default the longer half of them; None where fewer than two are left.
+    """
+    points = sorted((n, v) for n, v in zip(lengths, values, strict=True) if v > 0)
+    points = points[-(last or max(2, (len(points) + 1) // 2)) :]
     if len(points) < 2:
         return None
     return float(np.polyfit(*np.log(np.asarray(points, float)).T, 1)[0])
