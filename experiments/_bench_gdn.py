@@ -115,14 +115,14 @@ def decode_gbyte(config: DecoderConfig, length: int, batch: int) -> float:
 
 
 def stack(sizes) -> list[list]:
-    """A token of decode through a deep stack: one jitted call, the cache donated."""
+    """Decode, a token: 24 layers of nano's width in one jitted call, the cache donated."""
     from experiments._gdn_cost import decode
 
     config, length = stack_config(sizes), sizes.stack_context
     return [
         [
             Case(
-                f"{config.layers} layers, {sizes.model}'s width, batch {batch}, T {length}",
+                f"batch {batch}, T {length}",
                 lambda batch=batch: decode(config, length, batch),
                 batch,
                 "token",
@@ -134,7 +134,7 @@ def stack(sizes) -> list[list]:
 
 
 def compilation(sizes) -> list[list]:
-    """Tracing and compiling the gradient of a scanned stack, shallow and deep."""
+    """Tracing and compiling the gradient of a scanned stack of nano's width."""
     from experiments._gdn_cost import VOCAB
     from experiments._gdn_training import Reader
 
@@ -150,7 +150,7 @@ def compilation(sizes) -> list[list]:
 
             jax.jit(jax.grad(loss)).lower(params).compile()
 
-        return Case(f"{layers} layers, gradient", lambda: call, unit="program")
+        return Case(f"{layers} layers", lambda: call, unit="program")
 
     return [[case(len(stack_config(sizes).pattern)), case(sizes.stack_layers)]]
 
