@@ -43,12 +43,13 @@ class Settings:
     width: int = 64
     layers: int = 4
     ffn: int = 128
+    kinds: tuple[str, ...] = ("train", "prefill", "decode")
     cost_lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
     rounds: int = 7
     sample_seconds: float = 0.05
 
 
-MAY_GROW = ("patterns", "tasks", "seeds", "rates", "cost_lengths")
+MAY_GROW = ("patterns", "tasks", "seeds", "rates", "kinds", "cost_lengths")
 _DEFAULT = Settings()
 _WORDS = {k: [*map(str, v)] for k, v in vars(_DEFAULT).items() if isinstance(v, tuple)}
 MATCH = flags.DEFINE_string("match", _DEFAULT.match, "parameters, flops or memory.")
@@ -142,7 +143,7 @@ def _about(settings: Settings, configs, tasks) -> dict[str, Any]:
 def run(settings: Settings, folder: Path, show: Callable[[str], None] = print) -> Path:
     """Trains and times what results.json lacks; returns the page."""
     from experiments import _gdn_page
-    from experiments._gdn_cost import KINDS, cost
+    from experiments._gdn_cost import cost
     from experiments._gdn_training import Plan, open_task, train_one
     from experiments._timing import Machine
 
@@ -185,7 +186,7 @@ def run(settings: Settings, folder: Path, show: Callable[[str], None] = print) -
         )
         results.save()
     machine = None
-    for kind, length in itertools.product(KINDS, settings.cost_lengths):
+    for kind, length in itertools.product(settings.kinds, settings.cost_lengths):
         key = f"{kind}/{length}"
         if {row["pattern"] for row in costs.get(key, [])} >= {*configs}:
             continue
