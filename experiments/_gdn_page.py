@@ -188,7 +188,8 @@ def costs(result: dict[str, Any]) -> list[str]:
 
 def _log(axes, names: Sequence[str]) -> None:
     for axis, name in zip(axes, names, strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="tokens", ylabel=name)
+        axis.set(yscale="log", xlabel="tokens", ylabel=name)
+        axis.set_xscale("log", base=2)
         axis.grid(which="both", alpha=0.2)
 
 
