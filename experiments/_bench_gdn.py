@@ -205,4 +205,5 @@ def why_not(name: str) -> str | None:
     return None
 
 
+MOST_ROUNDS = {"compilation": 3}  # a call takes seconds
 TABLES = (gdn, growth, stack, compilation, torch)

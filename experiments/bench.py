@@ -253,10 +253,9 @@ def run(names: list[str], sizes: Sizes, folder: Path, show: Callable = print) ->
             continue
         about = environment()
         rows = []
+        rounds = min(sizes.rounds, _bench_gdn.MOST_ROUNDS.get(name, sizes.rounds))
         for group in TABLES[name](sizes):
-            rows += measure(
-                group, machine, rounds=sizes.rounds, sample_seconds=sizes.sample_seconds
-            )
+            rows += measure(group, machine, rounds=rounds, sample_seconds=sizes.sample_seconds)
         limits = {
             "gflop_per_second": machine.gflop_per_second,
             "gbytes_per_second": machine.gbytes_per_second,
