@@ -11,7 +11,7 @@ from experiments.bench import Sizes
 from omnijax.errors import UserError
 
 TINIEST = Sizes(
-    lengths=(32,), heads=2, head_dim=16, growth_lengths=(32, 64), stack_layers=8,
+    lengths=(32,), heads=2, head_dim=16, growth_lengths=(32, 64), stack_layers=16,
     stack_batches=(1, 2), stack_context=16, conv=(64, 8), expert_tokens=(8, 1), train_rows=1,
     train_tokens=64, decode_tokens=4, seconds=0.2, rounds=2, sample_seconds=0.0, model="tiny",
 )  # fmt: skip
@@ -35,10 +35,10 @@ def test_the_slopes_are_exponents_of_time_and_memory():
 @pytest.mark.usefixtures("quick_compile")
 def test_the_floor_of_a_decode_step_counts_what_must_be_moved():
     config = bench._bench_gdn.stack_config(TINIEST)
-    assert config.layers == 8
+    assert config.layers == 16
     one, two = (bench._bench_gdn.decode_gbyte(config, 16, batch) for batch in (1, 2))
     longer = bench._bench_gdn.decode_gbyte(config, 48, 1)
-    keys_and_values = 2 * 32 * 2 * config.kv_heads * config.head_dim * 4  # of 2 attention layers
+    keys_and_values = 2 * 32 * 4 * config.kv_heads * config.head_dim * 4  # of 4 attention layers
     assert longer - one == pytest.approx(keys_and_values / 1e9)
     assert one < two < 2 * one
 
