@@ -20,7 +20,7 @@ from omnijax.models.thinker import Thinker, ThinkerConfig, text_inputs
 from omnijax.sharding import flatten
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
-from omnijax.train.recipe import open_tokenizer, weights_folder
+from omnijax.train.kinds import open_tokenizer, weights_folder
 from omnijax.train.stages import from_dict
 
 TOKENIZER = "tokenizer.json"

@@ -15,6 +15,8 @@ Axes = tuple[str | None, ...]
 # the logical axes of its LAST dimensions; dimensions before them (stacked layers) stay whole.
 # Every parameter of every module has its line: tests/sharding looks.
 PARAM_AXES: tuple[tuple[str, Axes], ...] = (
+    # the codec and what trains it: millions of parameters, not billions
+    (r"^(codec|codebook_averages|judges|distil)/", ()),
     # embeddings and the output
     (r"^embed/table$", ("vocab", "embed")),
     (r"^aed/embed/embedding$", ("vocab", "embed")),

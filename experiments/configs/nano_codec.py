@@ -1,0 +1,66 @@
+"""nano's codec: 2.3 M parameters, from scratch on OmniWorld's speech, on two CPU cores.
+
+codec         through the codebooks and back: mel losses, commitment, and codebook 0 learns to carry
+              what nano's AuT makes of the same sound
+codec_judged  judges join, by periods and by spectrograms
+"""
+
+import ml_collections
+
+from omnijax.errors import UserError
+from omnijax.media import nano_processor
+from omnijax.models import codec, presets
+from omnijax.train.codec import CodecTraining
+from omnijax.train.objectives.codec import GENERATOR, JUDGES
+from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
+
+SPEECH = ("omniworld_live/say=1",)
+LAST = "codec_judged"
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="codec",
+            objective="codec",
+            starts_from=("audio=weights:nano",),
+            trains=GENERATOR,
+            mixture=SPEECH,
+            steps=2200,
+            batch=6,
+            optimizer=OptimizerConfig(
+                learning_rate=2e-3, warmup_steps=100, end_fraction=0.3, weight_decay=0.01, clip=1.0
+            ),
+        ),
+        Stage(
+            name="codec_judged",
+            objective="codec",
+            starts_from=("codec",),
+            trains=(*GENERATOR, *JUDGES),
+            mixture=SPEECH,
+            steps=700,
+            batch=6,
+            seed=1,  # goes on with other speech
+            optimizer=OptimizerConfig(
+                learning_rate=6e-4, warmup_steps=50, b1=0.8, weight_decay=0.01, clip=1.0
+            ),
+        ),
+    )
+}
+
+
+def get_config(stage: str = LAST) -> ml_collections.ConfigDict:
+    """The resolved config of one stage; every field can be overridden by a flag."""
+    if stage not in STAGES:
+        raise UserError(f"nano_codec has no stage {stage!r}, it has {', '.join(STAGES)}")
+    return ml_collections.ConfigDict(
+        {
+            "name": "nano_codec",
+            "codec": to_dict(codec.nano()),
+            "training": to_dict(CodecTraining(judged=stage == "codec_judged")),
+            "model": to_dict(presets.nano()),  # its AuT is the teacher
+            "processor": to_dict(nano_processor()),
+            "stage": to_dict(STAGES[stage]),
+            "mesh": {"data": 1, "fsdp": 1, "context": 1, "tensor": 1, "expert": 1},
+            "run": to_dict(RunConfig()),
+        }
+    )
