@@ -81,7 +81,7 @@ def speech_of(record: Mapping[str, Any], where: str) -> Float[np.ndarray, " A"]:
 
 def crop(
     samples: Float[np.ndarray, " A"], length: int, rng: np.random.Generator
-) -> tuple[Float[np.ndarray, " A"], int]:
+) -> tuple[Float[np.ndarray, " C"], int]:
     """(`length` samples from a random place, how many of them are the clip's).
 
     A place in silence is drawn again, a few times.

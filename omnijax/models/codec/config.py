@@ -284,6 +284,7 @@ def nano() -> CodecConfig:
     )
     return CodecConfig(
         encoder=encoder,
-        quantiser=QuantiserConfig(features=128, size=256, width=32),
+        # A batch has few frames: averages follow soon, and unused codes start anew soon.
+        quantiser=QuantiserConfig(features=128, size=256, width=32, decay=0.95),
         code2wav=code2wav,
     )
