@@ -28,7 +28,11 @@ STAGES = {
             steps=2200,
             batch=6,
             optimizer=OptimizerConfig(
-                learning_rate=2e-3, warmup_steps=100, end_fraction=0.3, weight_decay=0.01, clip=1.0
+                learning_rate=1.5e-3,
+                warmup_steps=100,
+                end_fraction=0.3,
+                weight_decay=0.01,
+                clip=1.0,
             ),
         ),
         Stage(

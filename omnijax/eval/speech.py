@@ -12,7 +12,7 @@ from omnijax.typing import Float, Int
 
 STOI_RATE = 10_000  # samples a second that STOI is defined at
 SHORTEST_STOI = 0.4  # seconds that are not silence: STOI compares runs of 30 frames
-MEL = MelConfig(sample_rate=24_000, bins=80, window=1024, hop=256)
+MEL = MelConfig(sample_rate=24_000, bins=80, window=1024, hop=256, floor_log10=-5.0)  # the loss'
 
 
 class CodebookUse(NamedTuple):

@@ -22,6 +22,12 @@ PARAM_AXES: tuple[tuple[str, Axes], ...] = (
     (r"^aed/embed/embedding$", ("vocab", "embed")),
     (r"^lm_head/w$", ("embed", "vocab")),
     (r"^vision/positions$", (None, "embed")),
+    # the Talker's tables, head and projections
+    (r"^(text|codec)_embed/table$", ("vocab", "embed")),
+    (r"^codec_head/w$", ("embed", "vocab")),
+    (r"^mtp/embed$", (None, "vocab", "embed")),
+    (r"^mtp/head$", (None, "embed", "vocab")),
+    (r"^(mtp/project|hidden_projection|text_projection)/w$", ("embed", None)),
     # norms, decays, steps: small, whole everywhere
     (r"norm(_[a-z]+)?/(scale|bias)$", ()),
     (r"(A_log|dt_bias)$", ("heads",)),

@@ -25,8 +25,9 @@ from omnijax.train.kinds import Kind, weights_folder
 from omnijax.train.loop import Result, fit
 from omnijax.train.stages import WEIGHTS, RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Params
+from omnijax.train.talker import TALKER
 
-KINDS: dict[str, Kind] = {"lm": CHAT, "aed": CHAT, "codec": CODEC}
+KINDS: dict[str, Kind] = {"lm": CHAT, "aed": CHAT, "codec": CODEC, "talker": TALKER}
 # Sections and fields that may differ between a checkpoint and the run that reads it.
 OF_NO_CONSEQUENCE = ("run", "mesh")
 HOW_COMPUTED = ("dtype", "remat", "scan_layers", "implementation")
@@ -38,6 +39,7 @@ SECTION = {
     "embed": ("model", "decoder"),
     "codec": ("codec",),
 }
+WHOLE = {"codec": ("codec",), "talker": ("talker",)}  # the same where a stage takes everything over
 
 
 def check_rows(stage: Stage, mesh: Mesh | AbstractMesh) -> None:
@@ -90,9 +92,7 @@ def starting_params(
         else:
             where = find(name)
             params, saved = read_params(where / "checkpoints")
-        first = prefix.split("/")[0]
-        default = ("codec",) if stage.objective == "codec" else ("model",)
-        section = SECTION.get(first, default)
+        section = SECTION.get(prefix.split("/")[0], WHOLE.get(stage.objective, ("model",)))
         ours, theirs = _section(config, section), _section(saved, section)
         lines = [
             line

@@ -8,7 +8,7 @@ from typing import Any
 from omnijax.errors import UserError
 
 WEIGHTS = "weights:"  # in Stage.starts_from
-OBJECTIVES = ("lm", "aed", "codec")
+OBJECTIVES = ("lm", "aed", "codec", "talker")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Stage:
     """One line of the recipe."""
 
     name: str
-    objective: str = "lm"  # or aed, codec
+    objective: str = "lm"  # or aed, codec, talker
     trains: tuple[str, ...] = (".*",)  # regular expressions, searched in parameter paths
     # "stage" or "path prefix=stage"; "weights:FOLDER" (or weights:nano) in place of a stage; later
     # entries win.

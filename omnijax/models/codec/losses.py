@@ -4,6 +4,7 @@ Every loss is a mean over its own terms and is returned apart; weights belong to
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -20,11 +21,17 @@ ADVERSARIAL = ("hinge", "least_squares")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MelLossConfig:
-    """Windows in samples, each with its mel bins; hops of a quarter (DAC, arXiv 2306.06546)."""
+    """Windows in samples, each with its mel bins; hops of a quarter (DAC, arXiv 2306.06546).
+
+    floor_log10: power below it, of a window of 1024 and in proportion of others, counts as
+    silence. Without a floor the digital silence between words, ten decades down, is what a codec
+    spends itself on. OmniWorld's speech lies above -5 in three quarters of its bins.
+    """
 
     windows: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
     bins: tuple[int, ...] = (8, 16, 32, 64, 80, 80)
     sample_rate: int = SAMPLE_RATE
+    floor_log10: float | int = -5.0
 
     def __post_init__(self):
         check_each_positive(self, "windows", "bins")
@@ -63,6 +70,7 @@ def mel_loss(
         for scale in config.scales:
             whole = both[:, : length - length % scale.hop]
             mel = jax.vmap(lambda x, scale=scale: log10_mel(x, scale))(whole)
+            mel = jnp.maximum(mel, config.floor_log10 + math.log10(scale.window / 1024))
             ours, theirs = jnp.split(mel, 2)
             total += jnp.mean(jnp.abs(ours - theirs))
         return total / len(config.windows)
