@@ -45,7 +45,7 @@ STAGES = {
             batch=6,
             seed=1,  # goes on with other speech
             optimizer=OptimizerConfig(
-                learning_rate=6e-4, warmup_steps=50, b1=0.8, weight_decay=0.01, clip=1.0
+                learning_rate=6e-4, warmup_steps=50, b1=0.8, weight_decay=0.01
             ),
         ),
     )

@@ -48,7 +48,7 @@ def mel_distance(clean: Audio, decoded: Audio) -> float:
     return float(4 * np.mean(np.abs(ours - theirs)))
 
 
-def codebook_use(codes: Sequence[Int[np.ndarray, "R Q"]], size: int) -> CodebookUse:
+def codebook_use(codes: Sequence[Int[np.ndarray, "_ Q"]], size: int) -> CodebookUse:
     """Over all frames of all clips."""
     if not len(codes):
         raise UserError("there are no codes to count")
