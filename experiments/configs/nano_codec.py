@@ -1,8 +1,9 @@
-"""nano's codec: 2.3 M parameters, from scratch on OmniWorld's speech, on two CPU cores.
+"""nano's codec: 2.6 M parameters, from scratch on OmniWorld's speech, on two CPU cores.
 
-codec         through the codebooks and back: mel losses, commitment, and codebook 0 learns to carry
-              what nano's AuT makes of the same sound
-codec_judged  judges join, by periods and by spectrograms
+codec_encoder  the encoder and the codebooks alone, a cheap step: a frame's features say its own
+               spectrum, and codebook 0 learns to carry what nano's AuT makes of the same sound
+codec          Code2Wav as well: mel losses at several scales
+codec_judged   judges join, by periods and by spectrograms
 """
 
 import ml_collections
@@ -11,7 +12,7 @@ from omnijax.errors import UserError
 from omnijax.media import nano_processor
 from omnijax.models import codec, presets
 from omnijax.train.codec import CodecTraining
-from omnijax.train.objectives.codec import GENERATOR, JUDGES
+from omnijax.train.objectives.codec import ENCODER, GENERATOR, JUDGES, CodecLossConfig
 from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
 
 SPEECH = ("omniworld_live/say=1",)
@@ -20,12 +21,25 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage(
-            name="codec",
+            name="codec_encoder",
             objective="codec",
             starts_from=("audio=weights:nano",),
+            trains=ENCODER,
+            mixture=SPEECH,
+            steps=2000,
+            batch=8,
+            optimizer=OptimizerConfig(
+                learning_rate=2e-3, warmup_steps=50, end_fraction=0.4, weight_decay=0.01
+            ),
+        ),
+        Stage(
+            name="codec",
+            objective="codec",
+            starts_from=("codec_encoder",),
+            seed=1,  # each goes on with other speech
             trains=GENERATOR,
             mixture=SPEECH,
-            steps=2200,
+            steps=1500,
             batch=6,
             optimizer=OptimizerConfig(
                 learning_rate=1.5e-3,
@@ -43,7 +57,7 @@ STAGES = {
             mixture=SPEECH,
             steps=700,
             batch=6,
-            seed=1,  # goes on with other speech
+            seed=2,
             optimizer=OptimizerConfig(
                 learning_rate=6e-4, warmup_steps=50, b1=0.8, weight_decay=0.01
             ),
@@ -60,7 +74,13 @@ def get_config(stage: str = LAST) -> ml_collections.ConfigDict:
         {
             "name": "nano_codec",
             "codec": to_dict(codec.nano()),
-            "training": to_dict(CodecTraining(judged=stage == "codec_judged")),
+            "training": to_dict(
+                CodecTraining(
+                    decoded=stage != "codec_encoder",
+                    judged=stage == "codec_judged",
+                    losses=CodecLossConfig(envelope=5.0),
+                )
+            ),
             "model": to_dict(presets.nano()),  # its AuT is the teacher
             "processor": to_dict(nano_processor()),
             "stage": to_dict(STAGES[stage]),

@@ -26,6 +26,7 @@ class CodecTraining:
 
     frames: int = 20  # a crop
     teacher: bool = True  # codebook 0 learns to carry what "audio", an AuT, makes of the crop
+    decoded: bool = True  # False: the encoder and the codebooks alone
     judged: bool = False  # adversarial losses
     losses: CodecLossConfig = CodecLossConfig()
     judges: DiscriminatorConfig = DiscriminatorConfig()
@@ -84,6 +85,7 @@ def objective(config: Config, stage: Stage, example: Any) -> Objective:
         training.losses,
         judges=Discriminators(training.judges) if training.judged else None,
         teacher=AuT(model.aut) if training.teacher else None,
+        decoded=training.decoded,
     )
 
 

@@ -29,11 +29,13 @@ from omnijax.models.codec.codebooks import (
 )
 from omnijax.models.codec.discriminators import Discriminators
 from omnijax.models.codec.losses import (
+    EnvelopeConfig,
     MelLossConfig,
     adversarial_loss,
     check_kind,
     discriminator_loss,
     distillation_loss,
+    envelope_loss,
     feature_loss,
     mel_loss,
 )
@@ -50,8 +52,12 @@ from omnijax.train.state import (
 from omnijax.typing import Array, Bool, Float, Int
 
 # What trains by gradient. The codebooks and their averages do not: `after` moves them.
-GENERATOR = (r"^codec/(?!quantiser/codebooks$)", r"^distil/")
+GENERATOR = (r"^codec/(?!quantiser/codebooks$)", r"^(distil|envelope)/")
+ENCODER = (r"^codec/(encoder/|quantiser/(?!codebooks$))", r"^(distil|envelope)/")
 JUDGES = (r"^judges/",)
+
+
+WEIGHTS = ("mel", "features", "adversarial", "commitment", "distillation", "envelope")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,12 +69,14 @@ class CodecLossConfig:
     adversarial: float | int = 1.0
     commitment: float | int = 0.25
     distillation: float | int = 1.0
+    envelope: float | int = 0.0  # of what the quantised features say of their frame's spectrum
     kind: str = "hinge"  # or least_squares
     judge_rate: float | int = 1.0  # the judges' learning rate as a multiple of the generator's
     mel_scales: MelLossConfig = MelLossConfig()
+    envelopes: EnvelopeConfig = EnvelopeConfig()
 
     def __post_init__(self) -> None:
-        for field in ("mel", "features", "adversarial", "commitment", "distillation", "judge_rate"):
+        for field in (*WEIGHTS, "judge_rate"):
             value = getattr(self, field)
             if value < 0:
                 raise UserError(f"CodecLossConfig.{field} is {value}, it must not be negative")
@@ -81,11 +89,15 @@ def valid_frames(lengths: Int[Array, "B"], frames: int, size: int) -> Bool[Array
 
 
 def reconstruct(
-    codec: Codec, samples: Float[Array, "B A"], valid: Bool[Array, "B R"], key: Array | None
-) -> tuple[Float[Array, "B A"], Quantised]:
-    """`codec` bound to its parameters: through the quantiser and back, not clipped."""
+    codec: Codec,
+    samples: Float[Array, "B A"],
+    valid: Bool[Array, "B R"],
+    key: Array | None,
+    decoded: bool,
+) -> tuple[Float[Array, "B A"] | None, Quantised]:
+    """`codec` bound to its parameters: through the quantiser and, if asked, back, not clipped."""
     quantised = quantise_for_training(codec.quantiser, codec.encoder(samples)[0], valid, key)
-    return codec.code2wav(quantised.features, clip=False)[0], quantised
+    return codec.code2wav(quantised.features, clip=False)[0] if decoded else None, quantised
 
 
 def codec_objective(
@@ -95,20 +107,27 @@ def codec_objective(
     *,
     judges: Discriminators | None = None,
     teacher: nn.Module | None = None,
+    decoded: bool = True,
 ) -> Objective:
     """The codec's objective over `CodecBatch`; `example` gives shapes and the first codebooks.
 
     judges: None leaves the adversarial losses out, for a first stage on the mel loss alone.
     teacher: a speech encoder (AuT) over `batch.heard`, whose features codebook 0 learns to carry;
     it lies under "audio" and stands still.
+    decoded: False trains the encoder and the codebooks alone, on the envelope and the teacher.
 
-    Parameters lie under "codec", "codebook_averages", and where they exist "judges", "audio" and
-    "distil".
+    Parameters lie under "codec", "codebook_averages", and where they exist "judges", "audio",
+    "distil" and "envelope".
     """
     if codec.config.encoder is None or codec.config.code2wav.lookup != "rvq":
         raise UserError(
             "a codec trains with an encoder and Code2WavConfig.lookup 'rvq': its encoder is "
             f"{codec.config.encoder}, its lookup {codec.config.code2wav.lookup!r}"
+        )
+    if not decoded and (judges is not None or not config.envelope):
+        raise UserError(
+            "an encoder alone learns from the envelope: CodecLossConfig.envelope is "
+            f"{config.envelope}, and there is nothing to judge"
         )
     if teacher is not None and example.heard is None:
         raise UserError("the codec has a teacher, but its batches hold nothing for it to hear")
@@ -127,6 +146,14 @@ def codec_objective(
             params["audio"] = audio["params"]
             params["distil"] = {"kernel": fan_in_init(shape[0])(keys[3], shape)}
 
+        if config.envelope:
+            size_out = config.envelopes.steps * config.envelopes.bins
+            kernel = fan_in_init(quantiser.features)(
+                jax.random.fold_in(keys[3], 1), (quantiser.features, size_out)
+            )
+            middle = jnp.full((size_out,), config.envelopes.floor_log10 / 2)
+            params["envelope"] = {"kernel": kernel, "bias": middle}
+
         def begin(bound: Codec) -> CodebookState:
             features = bound.encoder(samples)[0]
             valid = valid_frames(example.lengths, features.shape[1], size)
@@ -139,12 +166,14 @@ def codec_objective(
         valid = valid_frames(batch.lengths, length // size, size)
         with jax.named_scope("codec"):
             samples, quantised = codec.apply(
-                {"params": params["codec"]}, batch.samples, valid, key, method=reconstruct
+                {"params": params["codec"]}, batch.samples, valid, key, decoded, method=reconstruct
             )
-        losses = {
-            "mel": mel_loss(samples, batch.samples, config.mel_scales),
-            "commitment": quantised.commitment,
-        }
+        losses = {"commitment": quantised.commitment}
+        if samples is not None:
+            losses["mel"] = mel_loss(samples, batch.samples, config.mel_scales)
+        if config.envelope:
+            said = quantised.features @ params["envelope"]["kernel"] + params["envelope"]["bias"]
+            losses["envelope"] = envelope_loss(said, batch.samples, config.envelopes)
         if teacher is not None:
             with jax.named_scope("distillation"):
                 student = quantised.semantic @ params["distil"]["kernel"]
