@@ -3,8 +3,8 @@
 The control is a matrix product of fixed size. A sample is rejected where the control before or
 after it took over REJECT times its fastest of the run: somebody else had the machine. The rule is
 fixed here, before any run, and rejected samples are counted in the table. What is reported is the
-median of the samples that are left, with their quartiles and extremes; the first call, which
-compiles, stands apart.
+median of the samples that are left, with their quartiles and extremes; making a case and its first
+call, which compile, stand apart.
 """
 
 import os
@@ -63,6 +63,49 @@ class Timed(NamedTuple):
     per_second: float  # units of work
     unit: str
     share_of_limit: float | None
+    per: int = 1  # units of work in a call
+    temporary_bytes: int | None = None  # of a `Program`
+
+
+class Program(NamedTuple):
+    """A compiled program as a call; ``temporary``: what it needs beside its arguments, bytes."""
+
+    call: Callable[[], Any]
+    temporary: int | None
+
+    def __call__(self):
+        return self.call()
+
+    @classmethod
+    def of(cls, f: Callable, *arrays) -> "Program":
+        """``f`` compiled for these arrays, which each call is given."""
+        compiled = jax.jit(f).lower(*arrays).compile()
+        return cls(lambda: compiled(*arrays), temporary_bytes(compiled))
+
+
+def temporary_bytes(compiled) -> int | None:
+    """What XLA says that a compiled program needs; None where the backend does not say."""
+    analysis = compiled.memory_analysis()
+    return int(analysis.temp_size_in_bytes) if analysis else None
+
+
+def normal(*shape):
+    """Numbers to compute with, float32, the same each time."""
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+
+
+def forms(name, f, *arrays, gflop=0.0, gbyte=0.0, per=1, unit="call") -> list[Case]:
+    """A function's forward, and its forward with backward."""
+
+    def scalar(*xs):
+        return jnp.sum(jnp.square(f(*xs).astype(jnp.float32)))
+
+    back = jax.grad(scalar, argnums=tuple(range(len(arrays))))
+    made = lambda g: lambda: Program.of(g, *arrays)  # noqa: E731
+    return [
+        Case(f"{name}, forward", made(f), per, unit, gflop, gbyte),
+        Case(f"{name}, with backward", made(back), per, unit, 3 * gflop, 3 * gbyte),
+    ]
 
 
 class Machine:
@@ -106,8 +149,12 @@ def measure(
     cases: Sequence[Case], machine: Machine, *, rounds: int, sample_seconds: float
 ) -> list[Timed]:
     """Times the cases in turn, ``rounds`` times; short calls are repeated within a sample."""
-    calls = [case.make() for case in cases]
-    first = [_seconds(call) for call in calls]
+    calls, first = [], []
+    for case in cases:
+        begin = time.perf_counter()
+        calls.append(case.make())
+        jax.block_until_ready(calls[-1]())
+        first.append(time.perf_counter() - begin)
     repeats = [1 + int(sample_seconds / max(_seconds(call), 1e-6)) for call in calls]
     samples: list[list[tuple[float, float]]] = [[] for _ in cases]
     before = machine.control()
@@ -123,7 +170,7 @@ def measure(
             before = after
     limit = REJECT * min(machine.controls)
     rows = []
-    for case, first_call, taken in zip(cases, first, samples, strict=True):
+    for case, call, first_call, taken in zip(cases, calls, first, samples, strict=True):
         kept = [seconds for seconds, control in taken if control <= limit]
         rejected = len(taken) - len(kept)
         # With all rejected the numbers are shown, and `kept` says 0: do not quote them.
@@ -139,6 +186,8 @@ def measure(
                 per_second=1000 * case.per / spread.median,
                 unit=case.unit,
                 share_of_limit=1000 * least / spread.median if least else None,
+                per=case.per,
+                temporary_bytes=getattr(call, "temporary", None),
             )
         )
     return rows

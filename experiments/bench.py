@@ -5,8 +5,10 @@
 
 How it measures stands in _timing.py. "% of limit" is the least time that the mathematics could take
 at this run's best matrix product and memory copy, over the median. It counts operations that every
-form needs, so that a form which does more of them shows a smaller share. `attention` is this
-repository's own: where it loses to Gated DeltaNet, a fused kernel may still win.
+form needs, so that a form which does more of them shows a smaller share. "MiB" is the memory that
+the compiled program needs beside its arguments. `attention` is this repository's own: where it
+loses to Gated DeltaNet, a fused kernel may still win. The table `torch` needs torch and
+transformers: .venv-parity/bin/python experiments/bench.py --only=torch
 """
 
 import dataclasses
@@ -19,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from absl import flags  # noqa: E402
 
+from experiments import _bench_gdn  # noqa: E402
 from experiments._main import launch  # noqa: E402
 from omnijax.errors import UserError  # noqa: E402
 
@@ -34,6 +37,10 @@ class Sizes:
     lengths: tuple[int, ...] = (512, 1024, 2048, 4096)
     heads: int = 8
     head_dim: int = 128
+    growth_lengths: tuple[int, ...] = (2048, 4096, 8192, 16_384, 32_768, 65_536)
+    stack_layers: int = 24
+    stack_batches: tuple[int, ...] = (1, 64)
+    stack_context: int = 1024
     conv: tuple[int, int] = (4096, 3072)  # tokens, channels
     expert_tokens: tuple[int, ...] = (4096, 1)
     train_rows: int = 2
@@ -46,80 +53,26 @@ class Sizes:
 
 
 QUICK_SIZES = Sizes(
-    lengths=(512, 2048), train_rows=1, decode_tokens=16, rounds=5, sample_seconds=0.02
+    lengths=(512, 2048),
+    growth_lengths=(2048, 8192),
+    train_rows=1,
+    decode_tokens=16,
+    rounds=5,
+    sample_seconds=0.02,
 )
-
-
-def _forms(name, f, *arrays, gflop=0.0, gbyte=0.0, per=1, unit="call") -> list:
-    """A function's forward, and its forward with backward."""
-    import jax
-    import jax.numpy as jnp
-
-    from experiments._timing import Case
-
-    def backward():
-        scalar = lambda *xs: jnp.sum(jnp.square(f(*xs).astype(jnp.float32)))  # noqa: E731
-        return jax.jit(jax.grad(scalar, argnums=tuple(range(len(arrays)))))
-
-    def made(make) -> Callable:
-        compiled = make()
-        return lambda: compiled(*arrays)
-
-    return [
-        Case(f"{name}, forward", lambda: made(lambda: jax.jit(f)), per, unit, gflop, gbyte),
-        Case(f"{name}, with backward", lambda: made(backward), per, unit, 3 * gflop, 3 * gbyte),
-    ]
-
-
-def _normal(*shape):
-    import jax.numpy as jnp
-    import numpy as np
-
-    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
-
-
-def gdn(sizes: Sizes) -> list[list]:
-    """Gated DeltaNet and causal attention, side by side at each length."""
-    import jax
-    import jax.numpy as jnp
-
-    from omnijax import ops
-
-    heads, dim, chunk = sizes.heads, sizes.head_dim, 64
-    groups = []
-    for length in sizes.lengths:
-        q, k, v = (_normal(1, length, heads, dim) for _ in range(3))
-        k = k / jnp.linalg.norm(k, axis=-1, keepdims=True)
-        q = q / jnp.linalg.norm(q, axis=-1, keepdims=True) / dim**0.5
-        decay = -jax.nn.softplus(_normal(1, length, heads))
-        beta = jax.nn.sigmoid(_normal(1, length, heads))
-
-        def rule(*xs):
-            return ops.gated_delta_rule(*xs, chunk_size=chunk)[0]
-
-        def attend(*xs):
-            return ops.attention(*xs, causal=True)
-
-        rule_gflop = (8 * chunk * dim + 6 * dim**2) * heads * length / 1e9
-        attention_gflop = 2 * dim * heads * length**2 / 1e9
-        tokens = {"per": length, "unit": "token"}
-        groups.append(
-            _forms(f"gdn, T {length}", rule, q, k, v, decay, beta, gflop=rule_gflop, **tokens)
-            + _forms(f"attention, T {length}", attend, q, k, v, gflop=attention_gflop, **tokens)
-        )
-    return groups
 
 
 def conv(sizes: Sizes) -> list[list]:
     """The depthwise causal convolution; bound by memory."""
+    from experiments._timing import forms, normal
     from omnijax import ops
 
     length, channels = sizes.conv
-    x, weight = _normal(1, length, channels), _normal(4, channels)
+    x, weight = normal(1, length, channels), normal(4, channels)
     gbyte = 2 * 4 * x.size / 1e9
     tokens = {"per": length, "unit": "token"}
     name = f"causal conv, T {length}, D {channels}"
-    return [_forms(name, lambda *xs: ops.causal_conv(*xs)[0], x, weight, gbyte=gbyte, **tokens)]
+    return [forms(name, lambda *xs: ops.causal_conv(*xs)[0], x, weight, gbyte=gbyte, **tokens)]
 
 
 def experts(sizes: Sizes) -> list[list]:
@@ -127,12 +80,13 @@ def experts(sizes: Sizes) -> list[list]:
     import jax.numpy as jnp
     import numpy as np
 
+    from experiments._timing import forms, normal
     from omnijax.models import presets
     from omnijax.ops.experts import expert_ffn
 
     c = getattr(presets, sizes.model)().decoder
-    gate, up = (_normal(c.experts, c.width, c.expert_ffn) for _ in range(2))
-    down = _normal(c.experts, c.expert_ffn, c.width)
+    gate, up = (normal(c.experts, c.width, c.expert_ffn) for _ in range(2))
+    down = normal(c.experts, c.expert_ffn, c.width)
     groups = []
     for tokens in sizes.expert_tokens:
         rng = np.random.default_rng(0)
@@ -148,9 +102,9 @@ def experts(sizes: Sizes) -> list[list]:
                 return expert_ffn(x, gate, up, down, chosen, weights, implementation=form)
 
             name = f"experts {form or 'as chosen'}, {tokens} tokens"
-            x = _normal(tokens, c.width)
+            x = normal(tokens, c.width)
             limits = {"gflop": gflop, "gbyte": gbyte, "per": tokens, "unit": "token"}
-            group += _forms(name, run, x, gate, up, down, **limits)
+            group += forms(name, run, x, gate, up, down, **limits)
         groups.append(group)
     return groups
 
@@ -285,7 +239,7 @@ def mel(sizes: Sizes) -> list[list]:
     return [[Case(f"log-mel of {sizes.seconds:g} s", lambda: lambda: log_mel(samples))]]
 
 
-TABLES = {f.__name__: f for f in (gdn, conv, experts, train, decode, mel)}
+TABLES = {f.__name__: f for f in (*_bench_gdn.TABLES, conv, experts, train, decode, mel)}
 
 
 def run(names: list[str], sizes: Sizes, folder: Path, show: Callable = print) -> None:
@@ -294,6 +248,9 @@ def run(names: list[str], sizes: Sizes, folder: Path, show: Callable = print) ->
 
     machine = Machine()
     for name in names:
+        if reason := _bench_gdn.why_not(name):
+            show(reason)
+            continue
         about = environment()
         rows = []
         for group in TABLES[name](sizes):
@@ -305,6 +262,9 @@ def run(names: list[str], sizes: Sizes, folder: Path, show: Callable = print) ->
             "gbytes_per_second": machine.gbytes_per_second,
         }
         show(_table(name, rows, limits))
+        slopes = _bench_gdn.slopes(rows) if name == "growth" else {}
+        for what, exponent in slopes.items():
+            show(f"{what} grows with length to the power {exponent:.3f}" if exponent else what)
         result = {
             "table": name,
             "what": TABLES[name].__doc__,
@@ -312,6 +272,7 @@ def run(names: list[str], sizes: Sizes, folder: Path, show: Callable = print) ->
             "sizes": dataclasses.asdict(sizes),
             "rejected_over": REJECT,
             "limits": limits,
+            "slopes": slopes,
             "control_milliseconds": [1000 * seconds for seconds in machine.controls],
             "rows": [{**r._asdict(), "milliseconds": r.milliseconds._asdict()} for r in rows],
         }
@@ -323,7 +284,8 @@ def _table(name: str, rows: list, limits: dict):
 
     peak = f"{limits['gflop_per_second']:.0f} GFLOP/s, {limits['gbytes_per_second']:.0f} GB/s"
     table = Table(title=f"{name}: {TABLES[name].__doc__}", caption=f"limits: {peak}")
-    for column in ("", "ms", "quartiles", "range", "units/s", "% of limit", "1st call s", "n"):
+    columns = ("ms", "quartiles", "range", "units/s", "% of limit", "MiB", "1st call s", "n")
+    for column in ("", *columns):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
         ms = row.milliseconds
@@ -334,6 +296,7 @@ def _table(name: str, rows: list, limits: dict):
             f"{ms.least:.3g}-{ms.most:.3g}",
             f"{row.per_second:,.0f} {row.unit}s",
             "" if row.share_of_limit is None else f"{100 * row.share_of_limit:.0f}",
+            "" if row.temporary_bytes is None else f"{row.temporary_bytes / 2**20:.1f}",
             f"{row.first_call_seconds:.1f}",
             f"{row.kept}" + (f" ({row.rejected} rejected)" if row.rejected else ""),
         )

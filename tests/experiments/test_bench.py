@@ -6,27 +6,56 @@ import pytest
 from rich.console import Console
 
 from experiments import bench
-from experiments._timing import REJECT, Case, measure
+from experiments._timing import REJECT, Case, Spread, Timed, measure
 from experiments.bench import Sizes
 from omnijax.errors import UserError
 
 TINIEST = Sizes(
-    lengths=(32,), heads=2, head_dim=16, conv=(64, 8), expert_tokens=(8, 1), train_rows=1,
+    lengths=(32,), heads=2, head_dim=16, growth_lengths=(32, 64), stack_layers=8,
+    stack_batches=(1, 2), stack_context=16, conv=(64, 8), expert_tokens=(8, 1), train_rows=1,
     train_tokens=64, decode_tokens=4, seconds=0.2, rounds=2, sample_seconds=0.0, model="tiny",
 )  # fmt: skip
 
 
+def test_the_slopes_are_exponents_of_time_and_memory():
+    def row(form, length):
+        ms = length**1.5
+        spread = Spread(ms, ms, ms, ms, ms)
+        return Timed(
+            f"gdn, T {length}, {form}", spread, 1.0, 1, 0, 1.0, "token", None, length, length
+        )
+
+    rows = [row(form, 2**n) for form in ("forward", "with backward") for n in (4, 5, 9)]
+    found = bench._bench_gdn.slopes(rows)
+    assert found["forward, time"] == pytest.approx(1.5)
+    assert found["with backward, memory"] == pytest.approx(1.0)
+    assert len(found) == 4
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_the_floor_of_a_decode_step_counts_what_must_be_moved():
+    config = bench._bench_gdn.stack_config(TINIEST)
+    assert config.layers == 8
+    one, two = (bench._bench_gdn.decode_gbyte(config, 16, batch) for batch in (1, 2))
+    longer = bench._bench_gdn.decode_gbyte(config, 48, 1)
+    keys_and_values = 2 * 32 * 2 * config.kv_heads * config.head_dim * 4  # of 2 attention layers
+    assert longer - one == pytest.approx(keys_and_values / 1e9)
+    assert one < two < 2 * one
+
+
 @pytest.mark.parametrize(
     "names",
-    [("mel", "conv"), pytest.param(tuple(bench.TABLES), marks=pytest.mark.slow)],
-    ids=["two", "all"],
+    [("mel", "conv", "torch"), pytest.param(tuple(bench.TABLES), marks=pytest.mark.slow)],
+    ids=["some", "all"],
 )
 def test_every_table_keeps_medians_and_spreads_and_where_they_were_measured(tmp_path, names):
     console = Console(record=True, width=130)
     bench.run(list(names), TINIEST, tmp_path, console.print)
     shown = console.export_text()
-    assert {path.stem for path in tmp_path.glob("*.json")} == set(names)
-    for name in names:
+    skipped = {name for name in names if bench._bench_gdn.why_not(name)}
+    assert skipped <= {"torch"} and all(f"{name}: skipped" in shown for name in skipped)
+    assert {path.stem for path in tmp_path.glob("*.json")} == set(names) - skipped
+    for name in set(names) - skipped:
         result = json.loads((tmp_path / f"{name}.json").read_text())
         assert result["rejected_over"] == REJECT and len(result["control_milliseconds"]) > 2
         assert result["environment"]["jax"] and result["environment"]["cores"] >= 1

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from omnijax.errors import UserError
+from omnijax.ops.gated_delta_rule import pallas_gpu
 from omnijax.ops.gated_delta_rule.chunked import chunked
 from omnijax.ops.gated_delta_rule.naive import naive
 from omnijax.ops.gated_delta_rule.pallas_tpu import pallas, unsupported
@@ -55,8 +56,10 @@ def gated_delta_rule(
         document goes on where the last call left it.
       chunk_size: tokens a chunk of the chunked form: 16, 32, 64 ... T may be any length.
       implementation: "naive" (the definition), "chunked" (None too), or "pallas": kernels for a
-        TPU, at head dims that are multiples of 128 and chunks of 16 to 128. Elsewhere the chunked
-        form runs instead, and the log says why. On no TPU have they been timed.
+        TPU, at head dims that are multiples of 128 and chunks of 16 to 128, and for a GPU, at
+        head dims that are powers of two, whose chunks come from a table by device kind. Elsewhere
+        the chunked form runs instead, and the log says why. On no TPU and no GPU have they been
+        run: they are tested in interpret mode, and compiled or lowered for the chips.
 
     Returns:
       The outputs, and the state after each row's last valid token.
@@ -81,8 +84,11 @@ def gated_delta_rule(
         if implementation == "naive":
             return naive(q, k, v, log_decay, beta, segment_ids, state)
         if implementation == "pallas":
-            reason = unsupported(q, v, state, chunk_size)
-            if reason is None:
+            on_gpu = jax.default_backend() == "gpu"
+            if on_gpu and (reason := pallas_gpu.unsupported(q, v, state)) is None:
+                sizes = pallas_gpu.blocks(jax.devices()[0].device_kind)
+                return pallas_gpu.pallas(q, k, v, log_decay, beta, segment_ids, state, sizes)
+            if not on_gpu and (reason := unsupported(q, v, state, chunk_size)) is None:
                 return pallas(q, k, v, log_decay, beta, segment_ids, state, chunk_size)
             log.warning("gated_delta_rule: the chunked form runs instead: %s", reason)
             implementation = "chunked"

@@ -1,7 +1,8 @@
-"""One chunk of one head inside a TPU kernel: chunk.py's formulas on matrices of two dims.
+"""One chunk of one head inside a kernel: chunk.py's formulas on matrices of two dims.
 
 All values are float32 in registers and VMEM. A vector over tokens comes as a row [1, C] and is
-turned to a column where it weighs rows: Mosaic has no transpose of such narrow arrays.
+turned to a column where it weighs rows: Mosaic (TPU) has no transpose of such narrow arrays. The
+last row is a masked sum: Triton (GPU) takes no slice of a value.
 """
 
 from typing import NamedTuple
@@ -53,14 +54,14 @@ def outputs(q, k, s: Solved, state):
 
 def advance(k, s: Solved, state):
     """The state after the chunk, [H, Hv]."""
-    to_end = column(s.decay[-1:, :])
-    return s.from_start[-1:, :] * state + dot(k, to_end * s.write, lhs=0)
+    to_end = column(last_row(s.decay))
+    return last_row(s.from_start) * state + dot(k, to_end * s.write, lhs=0)
 
 
 def pull(q, k, v, s: Solved, state, by_out, by_after):
     """Gradients by q, k, v, log_decay, beta and the state before; vectors as rows [1, C]."""
     row, col = _indices(k.shape[0])
-    to_end = column(s.decay[-1:, :])
+    to_end = column(last_row(s.decay))
     scores = dot(q, k, rhs=1)
     by_write = dot(scores * s.decay, by_out, lhs=0) + to_end * dot(k, by_after)
     by_residual = dot(s.inverse, by_write, lhs=0)
@@ -75,7 +76,7 @@ def pull(q, k, v, s: Solved, state, by_out, by_after):
     by_beta += jnp.sum(by_lower * s.keys * s.strict, 1, keepdims=True)
     by_from_start = jnp.sum(q * q_met + k * k_met, 1, keepdims=True)
     whole = jnp.sum(jnp.sum(state * by_after, 1, keepdims=True), 0, keepdims=True)
-    is_last = row[:, :1] == k.shape[0] - 1
+    is_last = jax.lax.broadcasted_iota(jnp.int32, by_beta.shape, 0) == k.shape[0] - 1
     by_from_start += jnp.where(is_last, whole, 0.0)
     by_strict = by_lower * s.beta * s.keys + by_scores * scores
     by_strict += jnp.where(is_last, row_of(jnp.sum(k * k_left, 1, keepdims=True)), 0.0)
@@ -89,7 +90,7 @@ def pull(q, k, v, s: Solved, state, by_out, by_after):
     by_q = dot(by_scores, k) + s.from_start * q_met
     by_k = dot(by_scores, q, lhs=0) + dot(by_keys, k) + dot(by_keys, k, lhs=0)
     by_k += s.from_start * k_met + to_end * k_left
-    by_state = s.from_start[-1:, :] * by_after + dot(q, s.from_start * by_out, lhs=0)
+    by_state = last_row(s.from_start) * by_after + dot(q, s.from_start * by_out, lhs=0)
     by_state -= dot(k, s.from_start * by_v, lhs=0)
     return by_q, by_k, by_v, by_log_decay, row_of(by_beta), by_state
 
@@ -123,6 +124,12 @@ def column(row_vector):
     """[1, n] -> [n, 1]."""
     row, col = _indices(row_vector.shape[1])
     return jnp.sum(jnp.where(row == col, row_vector, 0.0), 1, keepdims=True)
+
+
+def last_row(x):
+    """[C, n] -> [1, n]."""
+    row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    return jnp.sum(jnp.where(row == x.shape[0] - 1, x, 0.0), 0, keepdims=True)
 
 
 def row_of(column_vector):

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from omnijax.ops.gated_delta_rule.pallas_chunk import advance, column, outputs, pull, solve
-from omnijax.ops.segments import fill_segments
+from omnijax.ops.gated_delta_rule.pallas_rule import Kernels, rule
 
 ORDER = ("parallel", "parallel", "arbitrary")  # rows and heads in any order, chunks in theirs
 
@@ -51,70 +51,8 @@ def vmem_bytes(chunk_size: int, key_dim: int, value_dim: int, backward: bool) ->
 @functools.partial(jax.jit, static_argnames=("chunk_size", "interpret"))
 def pallas(q, k, v, log_decay, beta, segment_ids, state, chunk_size, interpret=False):
     """(out [B, T, N, Hv] in v's dtype, state after [B, N, H, Hv]). interpret: run it anywhere."""
-    return _rule((chunk_size, interpret), q, k, v, log_decay, beta, segment_ids, state)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rule(options, q, k, v, log_decay, beta, segment_ids, state):
-    inputs, unload = _load(options[0], (q, k, v, log_decay, beta), segment_ids)
-    out, after = _forward(options, inputs, state, keep_states=False)
-    return unload(out).astype(v.dtype), after
-
-
-def _rule_forward(options, q, k, v, log_decay, beta, segment_ids, state):
-    result = _rule(options, q, k, v, log_decay, beta, segment_ids, state)
-    return result, (q, k, v, log_decay, beta, segment_ids, state)
-
-
-def _rule_backward(options, residuals, grads):
-    *inputs, segment_ids, state = residuals
-    by_out, by_after = grads
-    loaded, _ = _load(options[0], inputs, segment_ids)
-    by_out, _ = _load(options[0], (*inputs[:2], by_out, *inputs[3:]), segment_ids)
-    _, _, states = _forward(options, loaded, state, keep_states=True)
-    *by_inputs, by_state = _backward(options, loaded, states, by_out[2], by_after)
-    _, pull_load = jax.vjp(lambda *xs: _load(options[0], xs, segment_ids)[0][:5], *inputs)
-    key_heads = inputs[1].shape[2]
-    by_q, by_k = (  # summed over the value heads of a key head
-        x.reshape(x.shape[0], key_heads, -1, *x.shape[2:]).sum(2).astype(like.dtype)
-        for x, like in zip(by_inputs[:2], loaded, strict=False)
-    )
-    return *pull_load((by_q, by_k, *by_inputs[2:])), None, by_state
-
-
-_rule.defvjp(_rule_forward, _rule_backward)
-
-
-def _load(chunk, inputs, segment_ids):
-    """q, k [B, K, T, H], v [B, N, T, Hv], two vectors [B, N, chunks, 1, C] and the documents.
-
-    T is padded to whole chunks, padding is zero; also the function that takes v's shape back.
-    """
-    batch, length = inputs[2].shape[:2]
-    padding = -length % chunk
-    began = jnp.zeros((batch, length), bool)
-    if segment_ids is not None:
-        valid = segment_ids != 0
-        inputs = [
-            jnp.where(valid.reshape(*valid.shape, *(1,) * (x.ndim - 2)), x, 0) for x in inputs
-        ]
-        ids = fill_segments(segment_ids)
-        began = jnp.diff(ids, axis=1, prepend=ids[:, :1]) != 0
-    document = jnp.cumsum(_pad(began, padding).reshape(batch, -1, 1, chunk), -1)
-
-    def heads_first(x):
-        x = _pad(x, padding).swapaxes(1, 2)
-        vector = x.ndim == 3
-        return x.reshape(*x.shape[:2], -1, 1, chunk).astype(jnp.float32) if vector else x
-
-    def unload(out):
-        return out.swapaxes(1, 2)[:, :length]
-
-    return (*(heads_first(x) for x in inputs), document.astype(jnp.float32)), unload
-
-
-def _pad(x, padding):
-    return jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
+    kernels = Kernels(_forward, _backward, (chunk_size, interpret))
+    return rule(kernels, q, k, v, log_decay, beta, segment_ids, state)
 
 
 class _Blocks:

@@ -1,10 +1,11 @@
-"""The TPU kernels: right in interpret mode, compiled by Mosaic for real chips, never silent."""
+"""The kernels: right in interpret mode, compiled by Mosaic, lowered to Triton, never silent."""
 
 import importlib.util
 import logging
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ import pytest
 
 from omnijax.errors import UserError
 from omnijax.ops import gated_delta_rule, gated_delta_step
+from omnijax.ops.gated_delta_rule import pallas_gpu
 from omnijax.ops.gated_delta_rule.naive import naive
 from omnijax.ops.gated_delta_rule.pallas_chunk import unit_lower_inverse
 from omnijax.ops.gated_delta_rule.pallas_tpu import pallas, pallas_step, unfit, vmem_bytes
@@ -51,30 +53,42 @@ def values_and_gradients(rule, inputs, ids, dtype):
         return [np.float64(x) for x in run(inputs)]
 
 
-def assert_equals_definition(inputs, ids=None, chunk=16, tolerance=1e-5):
-    def kernels(*args):
-        return pallas(*args, chunk, interpret=True)
+def tpu(*args, chunk):
+    return pallas(*args, chunk, interpret=True)
 
-    ours = values_and_gradients(kernels, inputs, ids, jnp.float32)
+
+def gpu(*args, chunk):
+    """Two programs share the columns of a state."""
+    return pallas_gpu.pallas(*args, (chunk, args[2].shape[-1] // 2, 4), interpret=True)
+
+
+def assert_equals_definition(kernels, inputs, ids=None, chunk=16, tolerance=1e-5):
+    ours = values_and_gradients(partial(kernels, chunk=chunk), inputs, ids, jnp.float32)
     truth = values_and_gradients(naive, inputs, ids, jnp.float64)
     for name, a, b in zip(("out", "state", *NAMES), ours, truth, strict=True):
         error = np.max(np.abs(a - b)) / np.max(np.abs(b))
         assert np.isfinite(a).all() and error <= tolerance, (name, error)
 
 
-def test_the_kernels_equal_the_definition_in_values_and_gradients_with_documents():
+both = pytest.mark.parametrize("kernels", [tpu, gpu])
+
+
+@both
+def test_the_kernels_equal_the_definition_in_values_and_gradients_with_documents(kernels):
     ids = np.stack(
         [np.repeat([1, 2, 0, 3, 4], [17, 1, 4, 10, 18]), np.repeat([0, 5, 6], [3, 29, 18])]
     )
-    assert_equals_definition(make(50), ids)
+    assert_equals_definition(kernels, make(50), ids)
 
 
-def test_the_kernels_equal_the_definition_without_documents():
-    assert_equals_definition(make(33, batch=1))
+@both
+def test_the_kernels_equal_the_definition_without_documents(kernels):
+    assert_equals_definition(kernels, make(33, batch=1))
 
 
-def test_the_kernels_keep_five_digits_on_repeated_keys():
-    assert_equals_definition(make(128, batch=1, heads=1, repeated=True), chunk=64)
+@both
+def test_the_kernels_keep_five_digits_on_repeated_keys(kernels):
+    assert_equals_definition(kernels, make(128, batch=1, heads=1, repeated=True), chunk=64)
 
 
 def test_the_merged_inverse_equals_the_exact_one_where_keys_repeat():
@@ -118,6 +132,38 @@ def test_what_the_kernels_do_not_take_is_named():
     assert "not multiples of 128" in unfit(x[..., :48], x, state, 64)
     assert "chunk_size is 256" in unfit(x, x, state, 256)
     assert "float16" in unfit(x, x.astype(jnp.float16), state, 64)
+
+
+def test_what_the_gpu_kernels_do_not_take_is_named():
+    x, state = jnp.zeros((1, 16, 1, 128)), jnp.zeros((1, 1, 128, 128))
+    assert pallas_gpu.unfit(x, x, state) is None
+    assert "not powers of two" in pallas_gpu.unfit(x[..., :48], x, state)
+    assert "float16" in pallas_gpu.unfit(x, x.astype(jnp.float16), state)
+    assert pallas_gpu.unsupported(x, x, state) == "the backend is cpu"
+
+
+def test_block_sizes_come_by_device_kind_and_an_unknown_one_is_logged(caplog):
+    for sizes in (*pallas_gpu.BLOCKS.values(), pallas_gpu.UNKNOWN):
+        chunk, columns, warps = sizes
+        assert all(n & (n - 1) == 0 for n in sizes) and min(chunk, columns) >= 16 and warps <= 16
+    with caplog.at_level(logging.WARNING):
+        assert pallas_gpu.blocks("NVIDIA H100 80GB HBM3") == pallas_gpu.BLOCKS["NVIDIA H100"]
+        assert not caplog.text
+        assert pallas_gpu.blocks("Abacus") == pallas_gpu.UNKNOWN
+    assert "no block sizes for 'Abacus'" in caplog.text
+
+
+def test_the_gpu_kernels_lower_to_triton_for_a_gpu_that_is_not_here():
+    inputs = [jnp.asarray(x, jnp.float32) for x in make(40, dim=128, value_dim=128)]
+    ids = jnp.ones((2, 40), jnp.int32)
+
+    def loss(*xs):
+        out, state = pallas_gpu.pallas(*xs[:5], ids, xs[5], pallas_gpu.BLOCKS["NVIDIA H100"])
+        return jnp.sum(out) + jnp.sum(state)
+
+    traced = jax.jit(jax.grad(loss, argnums=tuple(range(6)))).trace(*inputs)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("__gpu$xla.gpu.triton") == 2  # the states again, and backward
 
 
 def test_the_kernels_blocks_fit_in_the_smallest_vmem():
