@@ -36,7 +36,9 @@ SHORTEST_REFERENCE, LONGEST_REFERENCE = 0.8, 10.0  # seconds of sound that show 
 SILENT = 0.01  # peak below which a reference is silent
 CLIPPED = 0.01  # share of samples at full scale above which a reference is clipped
 LONGEST_TOKEN = 1.0  # seconds of speech a text token; a runaway answer is cut there
+PACE = 2.5  # frames a text token, where nothing better is known
 _WORD = re.compile(r"(?<=\S) (?=\S)")
+_WORD_START = re.compile(r"(?<=\S)(?= \S)")
 
 
 class StoredVoice(NamedTuple):
@@ -63,14 +65,16 @@ class Speaker:
         config: SpeechConfig | None = None,
         *,
         max_len: int = 1024,
+        pace: float = PACE,
     ):
+        """`pace`: frames that a text token takes on average, by which `Speech.said` is told."""
         ours = (talker.config.codebooks, talker.config.codebook_size)
         theirs = (codec.config.codebooks, codec.config.codes)
         if ours != theirs:
             raise UserError(f"(codebooks, codes): the Talker has {ours}, the codec {theirs}")
         self.generator = SpeechGenerator(talker, talker_params, config, max_len=max_len)
         self.talker, self.codec, self._codec_params = talker, codec, {"params": codec_params}
-        self.tokenizer = tokenizer
+        self.tokenizer, self.pace = tokenizer, pace
         self.voices: Mapping[str, StoredVoice] = {voice.name: voice for voice in voices}
         self._marks = chat_marks(tokenizer)
 
@@ -177,6 +181,7 @@ class Speech:
         self._closed = False
         self._pieces: list[tuple[int, str]] = []  # (text tokens up to here, the piece)
         self.codes: list[Int[np.ndarray, "_ Q"]] = []  # of every packet so far
+        self.read: list[int] = []  # text tokens that had been read at each packet
 
     def push(self, text: str, *, last: bool = False) -> None:
         """More of the text. A word is read once the next begins, for its tokens to be certain."""
@@ -188,11 +193,13 @@ class Speech:
         if last and not self._begun:
             self._closed = True  # nothing to say: no sound, no noise
             return
-        ids = self._speaker.tokenizer.encode(ready, literal=True) if ready else []
-        self._tokens += len(ids)
-        if ready:
-            self._pieces.append((self._tokens, ready))
-        if len(ids) or last:
+        ids: list[int] = []
+        for word in _WORD_START.split(ready) if ready else ():
+            own = self._speaker.tokenizer.encode(word, literal=True)
+            ids += own
+            self._tokens += len(own)
+            self._pieces.append((self._tokens, word))
+        if ids or last:
             self._stream.push(ids, last=last)
 
     def packets(self) -> Iterator[Float[np.ndarray, "_"]]:
@@ -202,6 +209,7 @@ class Speech:
             if not len(frames):
                 continue
             self.codes.append(frames)
+            self.read.append(self._stream.read[0])
             self._decoder, samples = stream_decode(
                 self._speaker.codec, self._speaker._codec_params, self._decoder, frames[None]
             )
@@ -218,6 +226,13 @@ class Speech:
 
     @property
     def said(self) -> str:
-        """The text that was read so far: what an interrupted answer has said, at most."""
-        read = self._stream.read[0]
+        """The words that have been spoken: all at the end, before it as many as fit the pace.
+
+        Where a word ends in the sound is known to nobody: the Talker has no alignment.
+        """
+        frames = sum(map(len, self.codes))
+        tokens = frames / self._speaker.pace
+        if self.reason == "stop":
+            tokens = self._tokens
+        read = min(tokens, self._stream.read[0])
         return "".join(piece for end, piece in self._pieces if end <= read)
