@@ -141,29 +141,11 @@ def _noise(samples):
 
 def recognised(truths, clips) -> float:
     """Word error rate of a Thinker's transcripts."""
-    from omnijax.eval.answers import answer
     from omnijax.eval.scoring import word_error_rate
+    from omnijax.eval.spoken import transcripts
     from omnijax.pretrained import load
 
-    loaded = load(RECOGNISER.value)
-    chats = [
-        {
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "audio", "audio": clip},
-                        {"type": "text", "text": "write down what is said."},
-                    ],
-                }
-            ]
-        }
-        for clip in clips
-    ]
-    answers = answer(
-        loaded.generator(max_len=768), loaded.tokenizer, loaded.processor, chats, batch_size=8
-    )
-    return word_error_rate(truths, answers)
+    return word_error_rate(truths, transcripts(load(RECOGNISER.value), clips))
 
 
 def check_target(path: str, suffix: str | None = None) -> None:
