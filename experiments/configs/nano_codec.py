@@ -16,6 +16,8 @@ from omnijax.train.objectives.codec import ENCODER, GENERATOR, JUDGES, CodecLoss
 from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
 
 SPEECH = ("omniworld_live/say=1",)
+# Codes must not move faster than their averages follow.
+SLOWLY = (r"^codec/(encoder|quantiser)/=0.1",)
 LAST = "codec_judged"
 STAGES = {
     stage.name: stage
@@ -59,7 +61,11 @@ STAGES = {
             batch=6,
             seed=2,
             optimizer=OptimizerConfig(
-                learning_rate=6e-4, warmup_steps=50, b1=0.8, weight_decay=0.01
+                learning_rate=6e-4,
+                warmup_steps=50,
+                b1=0.8,
+                weight_decay=0.01,
+                rate_factors=SLOWLY,
             ),
         ),
     )
