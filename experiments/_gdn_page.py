@@ -124,6 +124,13 @@ def crossovers(cost: dict[str, list[dict]], kind: str) -> dict[str, str]:
     }
 
 
+def _cell(row: dict) -> str:
+    """Median and quartiles; a star where every sample was rejected."""
+    ms = row["milliseconds"]
+    text = f"{ms['median']:.3g} ({ms['quarter']:.3g} to {ms['three_quarters']:.3g})"
+    return text if row["kept"] else text + " *"
+
+
 def _growth(lengths: list[int], values: list[float]) -> str:
     exponent = slope(lengths, values)
     return "" if exponent is None else f"{exponent:.2f}"
@@ -141,19 +148,22 @@ def costs(result: dict[str, Any]) -> list[str]:
         times, memory = [], []
         for pattern, own in rows.items():
             ms = [row["milliseconds"] for row in own]
-            cells = [
-                f"{m['median']:.3g} ({m['quarter']:.3g} to {m['three_quarters']:.3g})" for m in ms
-            ]
+            cells = [_cell(row) for row in own]
             growth = _growth(lengths, [m["median"] for m in ms])
             times.append([pattern, *cells, growth, over.get(pattern, "")])
             temporary = [row["temporary_bytes"] for row in own]
             cells = [f"{count / 2**20:.2f}" for count in temporary]
             memory.append([pattern, *cells, _growth(lengths, temporary)])
-        left_out = sum(row["rejected"] for own in rows.values() for row in own)
+        all_rows = [row for own in rows.values() for row in own]
+        left_out, taken = (
+            sum(row["rejected"] + more * row["kept"] for row in all_rows) for more in (0, 1)
+        )
         shown = [
             page.note("Milliseconds, median (quartiles). Faster than attention from, in tokens "
-                      "(with the quartiles for and against): last column. Samples rejected "
-                      f"because somebody else had the machine: {left_out}."),
+                      "(with the quartiles for and against): last column. "
+                      f"{left_out} of {taken} samples were rejected because somebody else had "
+                      "the machine; *: all of them, and the median is of those: it compares "
+                      "the patterns, which alternate, and is no figure of its own."),
             page.table([*header, "faster from T"], times),
             page.note("Temporary memory of the compiled program, MiB."),
             page.table(header, memory),
@@ -178,7 +188,8 @@ def costs(result: dict[str, Any]) -> list[str]:
 
 def _log(axes, names: Sequence[str]) -> None:
     for axis, name in zip(axes, names, strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="tokens", ylabel=name)
+        axis.set(yscale="log", xlabel="tokens", ylabel=name)
+        axis.set_xscale("log", base=2)
         axis.grid(which="both", alpha=0.2)
 
 
