@@ -3,8 +3,8 @@
     python experiments/demo.py            (make demo)
 
 Every example shows combinations that training never saw. What the model is asked, what it answers
-and what is true is printed as it goes, and the answers are spoken as they are written; the page adds
-pictures, frames, sounds, spectrograms, and of each spoken answer its ARIA stream.
+and what is true is printed as it goes, and the answers are spoken as they are written; the page
+adds pictures, frames, sounds, spectrograms, and of each spoken answer its ARIA stream.
 """
 
 import itertools
