@@ -3,8 +3,8 @@
     python experiments/codec.py encode x.wav codes.npz      speech to 12.5 frames of codes a second
     python experiments/codec.py decode codes.npz y.wav      and back
     python experiments/codec.py score                       held-out speech: STOI, WER, codebook use
-    python experiments/codec.py train --config=experiments/configs/nano_codec.py:codec_judged
-    python experiments/codec.py export runs/nano_codec/codec_judged FOLDER
+    python experiments/codec.py train --config=experiments/configs/nano_codec.py:codec
+    python experiments/codec.py export runs/nano_codec/codec FOLDER
 
 --weights=FOLDER names the codec: exported weights or a run; the shipped one is the default. A sound
 at another rate is resampled to 24 kHz. The same `train` command resumes a run that was stopped.
@@ -159,7 +159,7 @@ def check_target(path: str, suffix: str | None = None) -> None:
 def main(arguments: list[str]) -> int:
     command, *rest = arguments or [""]
     if command == "train" and not rest:
-        return _stage.main_of("codec", "codec_judged")
+        return _stage.main_of("codec", "codec")
     compilation_cache()
     if command == "score" and not rest:
         score()

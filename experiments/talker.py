@@ -31,6 +31,7 @@ VOICE = flags.DEFINE_string("voice", None, "say: a stored voice.")
 LANGUAGE = flags.DEFINE_string("language", None, "say: the language's name, such as en.")
 SEED = flags.DEFINE_integer("seed", 0, "say: of the sampling.")
 EXAMPLES = flags.DEFINE_integer("examples", 100, "score: so many sentences.", lower_bound=1)
+RECOGNISER = flags.DEFINE_string("recogniser", "nano", "score: whose transcripts give the WER.")
 REPORT = flags.DEFINE_string("report", None, "score: write the figures here too, as JSON.")
 USAGE = "give one of codes, train, export RUN FOLDER, say TEXT OUT.wav, score"
 
@@ -111,7 +112,7 @@ def score() -> None:
 
     source = live("test", tasks=["say"])
     examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
-    figures = score_speech(load_speaker(WEIGHTS.value), load("nano"), examples)
+    figures = score_speech(load_speaker(WEIGHTS.value), load(RECOGNISER.value), examples)
     for name, value in figures.items():
         print(f"{name:28}{value:.4g}")
     if REPORT.value:

@@ -25,7 +25,9 @@ class CodecTraining:
     """What a codec's stage has beside its codec: crops, losses, teacher, judges."""
 
     frames: int = 20  # a crop
-    teacher: bool = True  # codebook 0 learns to carry what "audio", an AuT, makes of the crop
+    # Codebook 0 learns to carry what an AuT makes of the crop: that of these weights; "": none.
+    # A stage that starts from another takes the teacher over with the rest.
+    teacher: str = "weights:nano"
     decoded: bool = True  # False: the encoder and the codebooks alone
     judged: bool = False  # adversarial losses
     losses: CodecLossConfig = CodecLossConfig()
@@ -37,7 +39,7 @@ class CodecTraining:
 
 
 def resolve(config: Config) -> dict[str, Any]:
-    """Defaults written out; a crop must be whole chunks of what the teacher hears."""
+    """Defaults and the teacher's weights written out; a crop must be whole chunks for it."""
     codec = from_dict(CodecConfig, config["codec"], "config.codec.")
     training = from_dict(CodecTraining, config["training"], "config.training.")
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
@@ -50,7 +52,10 @@ def resolve(config: Config) -> dict[str, Any]:
                 f"config.training.frames is {training.frames}: {seconds:g} s are {chunks:g} of the "
                 "teacher's chunks, they must be whole ones"
             )
-    parts = {"codec": to_dict(codec), "training": to_dict(training)}
+    stage = dict(config["stage"])
+    if training.teacher and not stage["starts_from"]:
+        stage["starts_from"] = [f"audio={training.teacher}"]
+    parts = {"codec": to_dict(codec), "training": to_dict(training), "stage": stage}
     return {**config, **json.loads(json.dumps(parts))}
 
 
@@ -64,7 +69,7 @@ def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
         data_dir=run.data_dir or None,
         batch_size=stage.batch,
         samples=training.frames * codec.samples_per_frame,
-        heard=training.teacher,
+        heard=bool(training.teacher),
         seed=stage.seed,
         shuffle=split == "train",
         threads=run.threads,
@@ -78,7 +83,7 @@ def objective(config: Config, stage: Stage, example: Any) -> Objective:
     training = from_dict(CodecTraining, config["training"], "config.training.")
     model = from_dict(ThinkerConfig, config["model"], "config.model.")
     if training.teacher and model.aut is None:
-        raise UserError("config.training.teacher is true, but config.model.aut is None")
+        raise UserError("config.training.teacher is given, but config.model.aut is None")
     return codec_objective(
         Codec(from_dict(CodecConfig, config["codec"], "config.codec.")),
         example,
