@@ -37,8 +37,10 @@ def _check_config_file(argv: list[str]) -> None:
                 raise UserError(f"config file {path!r} does not exist")
 
 
-def launch(main: Callable[[], int | None], argv: list[str] | None = None) -> None:
-    """Runs an experiment; never returns."""
+def launch(
+    main: Callable[..., int | None], argv: list[str] | None = None, *, commands: bool = False
+) -> None:
+    """Runs an experiment; never returns. With `commands`, main takes what is no flag."""
     argv = sys.argv if argv is None else argv
     logging.set_verbosity(logging.WARNING)
     if {"--help", "-h", "--helpfull"} & {*argv[1:]}:
@@ -46,12 +48,12 @@ def launch(main: Callable[[], int | None], argv: list[str] | None = None) -> Non
     try:
         _check_config_file(argv)
         rest = flags.FLAGS(argv)
-        if len(rest) > 1:
+        if len(rest) > 1 and not commands:
             raise UserError(f"cannot read the argument {rest[1]!r}: flags are --name=value")
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         fail(_one_line(error))
     try:
-        sys.exit(main())
+        sys.exit(main(rest[1:]) if commands else main())
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:

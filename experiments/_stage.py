@@ -52,8 +52,10 @@ class Recipe:
         theirs, ours = flat(config), flat(self.config)
         original = flat(self._get_config(self.stage))
         for name, value in ours.items():
-            if name.startswith("stage.") or name not in theirs:
+            if name.startswith("stage.") and name != "stage.mixture" or name not in theirs:
                 continue
+            if name == "stage.mixture" and theirs[name] != original[name]:
+                continue  # stages that learn from different data keep them
             if value != original.get(name):
                 config.update_from_flattened_dict({name: value})
         return config

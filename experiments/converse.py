@@ -3,6 +3,10 @@
     python experiments/converse.py --image=x.png --audio=question.wav
     python experiments/converse.py --video=clip.mp4 --text="when does the bell ring?"
     python experiments/converse.py --interactive
+    python experiments/converse.py --audio=question.wav --speak --voice=anna --out=answer.wav
+
+With --speak the answer is spoken as well, into --out, which is playable at any moment: in a stored
+--voice, in that of a --reference clip, or in one that --describe describes.
 
 In an interactive conversation a line is a turn; /image FILE, /audio FILE and /video FILE add to the
 turn that the next line (or an empty one) sends, /result TEXT answers a tool call, /drop takes back
@@ -35,6 +39,12 @@ TOP_K = flags.DEFINE_integer("top_k", 0, "Keep the k likeliest tokens; 0 keeps a
 TOP_P = flags.DEFINE_float("top_p", 1.0, "Keep the likeliest tokens of this probability mass.")
 PENALTY = flags.DEFINE_float("repetition_penalty", 1.0, "Above 1: repeat less.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the sampling.")
+SPEAK = flags.DEFINE_boolean("speak", False, "Also speak the answer.")
+OUT = flags.DEFINE_string("out", "answer.wav", "With --speak: where the speech goes.")
+VOICE = flags.DEFINE_string("voice", None, "With --speak: a stored voice.")
+REFERENCE = flags.DEFINE_string("reference", None, "With --speak: a clip of the voice to speak in.")
+DESCRIBE = flags.DEFINE_string("describe", None, "With --speak: the voice in words.")
+LANGUAGE = flags.DEFINE_string("language", None, "With --speak: the answer's, such as en.")
 
 
 def read_tools(path: str | None) -> list:
@@ -68,26 +78,54 @@ def read_media() -> dict:
     return {kind: load[kind](flag.value) for kind, flag in flag_of.items() if flag.value}
 
 
-def answer(session) -> None:
-    from omnijax.generate.session import TextDelta, ToolCall, TurnEnd
+def open_voice(weights: str) -> dict:
+    """What a session needs to speak, checked before anything else is loaded."""
+    speech = {"voice": VOICE, "reference": REFERENCE, "describe": DESCRIBE, "language": LANGUAGE}
+    if not SPEAK.value:
+        given = [name for name, flag in speech.items() if flag.value]
+        if given:
+            raise UserError(f"--{given[0]} says how to speak: give --speak as well")
+        return {}
+    if REFERENCE.value and (VOICE.value or DESCRIBE.value):
+        raise UserError("--reference shows a voice: give no --voice and no --describe with it")
+    from omnijax.media import load_audio
+    from omnijax.pretrained import load_speaker
 
-    first = None
+    reference = load_audio(REFERENCE.value) if REFERENCE.value else None
+    speaker = load_speaker(weights)
+    if reference is not None:
+        voice = speaker.clone(reference)
+    else:
+        voice = speaker.voice(VOICE.value, describe=DESCRIBE.value)
+    if LANGUAGE.value:
+        speaker.talker.config.language_id(LANGUAGE.value)
+    return {"speaker": speaker, "voice": voice, "language": LANGUAGE.value}
+
+
+def answer(session, wav=None) -> None:
+    from omnijax.generate.session import AudioChunk, TextDelta, ToolCall, TurnEnd
+
+    first = sound = None
     for event in session.respond(MAX_TOKENS.value):
         first = event.seconds if first is None else first
+        if isinstance(event, AudioChunk):
+            sound = event.seconds if sound is None else sound
+            wav.write(event.samples)
         if isinstance(event, TextDelta):
             print(event.text, end="", flush=True)
         elif isinstance(event, ToolCall):
             print(f"[calls {event.name} {json.dumps(event.arguments)}]", flush=True)
         elif isinstance(event, TurnEnd):
+            heard = f"first sound after {sound:.2f} s, " if sound is not None else ""
             cut = "; cut off at --max_tokens" if event.reason == "length" else ""
             print(
-                f"\n  ({event.tokens} tokens, first after {first:.2f} s, "
+                f"\n  ({event.tokens} tokens, first after {first:.2f} s, {heard}"
                 f"all after {event.seconds:.2f} s{cut})",
                 file=sys.stderr,
             )
 
 
-def interact(session) -> None:
+def interact(session, wav=None) -> None:
     print("Your turn (/image, /audio, /video FILE; /drop; /quit).", file=sys.stderr)
     while True:
         try:
@@ -109,7 +147,7 @@ def interact(session) -> None:
             else:
                 if line:
                     session.push(text=line)
-                answer(session)
+                answer(session, wav)
         except UserError as error:  # A slip must not end the conversation.
             print(f"error: {error}", file=sys.stderr)
             if session.unread:
@@ -132,8 +170,11 @@ def main() -> int:
     )
     compilation_cache()
     from omnijax.generate.session import Session
+    from omnijax.media.wav import WavWriter
     from omnijax.pretrained import load
 
+    speaking = open_voice(WEIGHTS.value)
+    wav = WavWriter(OUT.value, speaking["speaker"].sample_rate) if speaking else None
     loaded = load(WEIGHTS.value)
     session = Session(
         loaded.generator(sampling, MAX_LEN.value),
@@ -142,12 +183,13 @@ def main() -> int:
         tools=tools,
         system=SYSTEM.value,
         seed=SEED.value,
+        **speaking,
     )
     if given:
         session.push(**given)
-        answer(session)
+        answer(session, wav)
     if INTERACTIVE.value:
-        interact(session)
+        interact(session, wav)
     return 0
 
 

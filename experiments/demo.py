@@ -3,7 +3,8 @@
     python experiments/demo.py            (make demo)
 
 Every example shows combinations that training never saw. What the model is asked, what it answers
-and what is true is printed as it goes; the page adds pictures, frames, sounds and spectrograms.
+and what is true is printed as it goes, and the answers are spoken as they are written; the page
+adds pictures, frames, sounds, spectrograms, and of each spoken answer its ARIA stream.
 """
 
 import itertools
@@ -76,16 +77,34 @@ def show_item(item: dict, meta: dict, processor) -> str:
     return page.turn("user", item["text"])
 
 
-def converse(loaded, title: str, example: dict) -> str:
+def open_speaker(weights: str):
+    """The voice beside the weights, or None where there is none, which is said."""
+    from omnijax.errors import UserError
+    from omnijax.pretrained import load_speaker
+
+    try:
+        return load_speaker(weights)
+    except UserError as error:
+        print(f"No voice, the answers are text alone ({error}).")
+        return None
+
+
+def converse(loaded, speaker, title: str, example: dict) -> str:
     """Asks, prints and checks one example; returns its part of the page."""
     from omnijax.eval import page
     from omnijax.eval.scoring import is_right
-    from omnijax.generate.session import Session, TextDelta, ToolCall, TurnEnd
+    from omnijax.eval.speech_page import spoken
+    from omnijax.generate.session import AudioChunk, Session, TextDelta, ToolCall, TurnEnd
     from omnijax.text.tools import as_call, render_call
 
     chat, meta = example["chat"], example["meta"]
     session = Session(
-        loaded.generator(), loaded.tokenizer, loaded.processor, tools=chat.get("tools", ())
+        loaded.generator(),
+        loaded.tokenizer,
+        loaded.processor,
+        tools=chat.get("tools", ()),
+        speaker=speaker,
+        language=meta.get("language", "en") if speaker else None,
     )
     items = question_of(chat)
     asked = meta.get("transcript") or " ".join(i["text"] for i in items if i["type"] == "text")
@@ -94,11 +113,13 @@ def converse(loaded, title: str, example: dict) -> str:
     print(f"  question: {asked}")
     print("  answer:   ", end="", flush=True)
     session.push(*items)
-    first, calls = None, []
+    first, calls, sound = None, [], []
     for event in session.respond(96):
         first = event.seconds if first is None else first
         if isinstance(event, TextDelta):
             print(event.text.replace("\n", "\n            "), end="", flush=True)
+        elif isinstance(event, AudioChunk):
+            sound.append(event)
         elif isinstance(event, ToolCall):
             calls.append(event)
             print(f"[{event.name} {json.dumps(event.arguments)}]", end="", flush=True)
@@ -107,13 +128,19 @@ def converse(loaded, title: str, example: dict) -> str:
     truth = meta["answer"] or render_call(as_call(meta["call"]))
     right = is_right(example["task"], example, said)
     print("\n  truth:    " + truth.replace("\n", "\n            "))
-    print(f"  {'right' if right else 'WRONG'}; first token {first:.2f} s, all {seconds:.2f} s")
+    heard = f"first sound {sound[0].seconds:.2f} s, " if sound else ""
+    times = f"first token {first:.2f} s, {heard}all {seconds:.2f} s after the question"
+    print(f"  {'right' if right else 'WRONG'}; {times}")
     parts = [show_item(item, meta, loaded.processor) for item in items]
     if chat.get("tools"):
         names = ", ".join(tool["function"]["name"] for tool in chat["tools"])
         parts.insert(0, page.note(f"tools on offer: {names}"))
     parts += [page.turn("omnijax nano", said, right=right), page.turn("truth", truth)]
-    parts.append(page.note(f"first token after {first:.2f} s, all after {seconds:.2f} s"))
+    if sound:
+        samples = np.concatenate([chunk.samples for chunk in sound])
+        frames = [len(codes) for codes in session.speech.codes]
+        parts.append(spoken(samples, speaker.sample_rate, session.speech.read, frames))
+    parts.append(page.note(times))
     return page.section(title, *parts)
 
 
@@ -147,6 +174,7 @@ def main() -> int:
     from omnijax.pretrained import load
 
     loaded = load(WEIGHTS.value)
+    speaker = open_speaker(WEIGHTS.value)
     count = sum(x.size for x in _leaves(loaded.params))
     print(
         f"omnijax nano: {count / 1e6:.1f} M parameters, loaded in {time.monotonic() - began:.1f} s"
@@ -155,7 +183,7 @@ def main() -> int:
     sections = []
     for title, task, number in SCENES:
         example = next(itertools.islice(held_out(task), number, None))
-        sections.append(converse(loaded, title, example))
+        sections.append(converse(loaded, speaker, title, example))
     sections.append(scores(loaded))
     intro = page.note(
         "A small model, trained from scratch on OmniWorld by this repository's own recipe, answers "

@@ -3,7 +3,8 @@
     python experiments/nano.py            (make nano)
 
 Runs the stages of configs/nano.py from first to last on OmniWorld, made as it is read, writes the
-weights to runs/nano/weights and scores them on the held-out splits.
+weights to runs/nano/weights and scores them on the held-out splits; then the voice, by
+configs/nano_codec.py and configs/nano_talker.py, into the same folder. --novoice leaves it out.
 """
 
 import signal
@@ -17,10 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from absl import flags  # noqa: E402
 
 from experiments._main import launch  # noqa: E402
+from experiments.configs import nano_codec, nano_talker  # noqa: E402
 from experiments.configs.nano import LAST  # noqa: E402
 
 RUNS = flags.DEFINE_string("runs", "runs/nano", "Where the stages run.")
 EXPORT = flags.DEFINE_string("export", None, "Where the weights go; by default RUNS/weights.")
+VOICE = flags.DEFINE_boolean("voice", True, "Train codec and Talker as well.")
 HERE = Path(__file__).resolve().parent
 
 
@@ -41,6 +44,27 @@ def run(script: str, *arguments: str) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
+def train_voice(runs: Path, weights: Path) -> None:
+    """Codec, codes, Talker, and their scores; each part goes on where it was stopped."""
+
+    def stage(script: str, config: str, name: str, *changes: str) -> Path:
+        workdir = runs / name
+        run(script, "train", f"--config={HERE / config}:{name}", f"--workdir={workdir}", *changes)
+        return workdir
+
+    teacher = f"--config.training.teacher=weights:{weights}"
+    codec = stage("codec.py", "configs/nano_codec.py", nano_codec.LAST, teacher)
+    run("codec.py", "export", str(codec), str(weights / "codec"))
+    codes = runs / "codes"
+    if not (codes / "test.npz").is_file():  # the last of its splits
+        run("talker.py", "codes", f"--codec={weights / 'codec'}", f"--out={codes}")
+    mixture = f"--config.stage.mixture=codes:{codes}=1"
+    talker = stage("talker.py", "configs/nano_talker.py", nano_talker.LAST, mixture)
+    run("talker.py", "export", str(talker), str(weights / "talker"), f"--codes={codes}")
+    run("codec.py", "score", f"--weights={weights / 'codec'}", f"--recogniser={weights}")
+    run("talker.py", "score", f"--weights={weights}", f"--recogniser={weights}")
+
+
 def main() -> int:
     began = time.monotonic()
     runs = Path(RUNS.value)
@@ -59,6 +83,8 @@ def main() -> int:
         f"--weights={weights}",
         f"--out={runs / 'scores.json'}",
     )
+    if VOICE.value:
+        train_voice(runs, weights)
     print(f"This call took {(time.monotonic() - began) / 60:.0f} minutes.")
     return 0
 

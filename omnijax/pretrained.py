@@ -11,19 +11,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from omnijax.data.codes import CodesSource, fingerprint
 from omnijax.errors import UserError
 from omnijax.generate.sampling import SamplingConfig
+from omnijax.generate.speaker import Speaker, StoredVoice
+from omnijax.generate.speech import SpeechConfig
 from omnijax.generate.text import TextGenerator
 from omnijax.media import ProcessorConfig
+from omnijax.models.talker import Talker, TalkerConfig
 from omnijax.models.thinker import Thinker, ThinkerConfig, text_inputs
 from omnijax.sharding import flatten
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
-from omnijax.train.recipe import open_tokenizer, weights_folder
+from omnijax.train.codec import load_codec
+from omnijax.train.kinds import open_tokenizer, weights_folder
 from omnijax.train.stages import from_dict
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER, VOICES = "tokenizer.json", "voices.npz"
 
 
 class Loaded(NamedTuple):
@@ -91,4 +97,45 @@ def export(run: Path, directory: Path) -> Path:
     kept = {name: config[name] for name in ("name", "tokenizer", "model", "processor", "stage")}
     file = save_weights(directory, params, json.loads(json.dumps(kept)))
     tokenizer.save(directory / TOKENIZER)
+    return file
+
+
+def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> Speaker:
+    """The voice beside a Thinker: ``weights`` is "nano" or a folder with "talker" and "codec"."""
+    directory = weights_folder(weights)
+    params, config = load_weights(directory / "talker")
+    if "talker" not in config:
+        raise UserError(f"the config in {directory / 'talker'} has no talker")
+    codec, codec_params = load_codec(directory / "codec")
+    mark = fingerprint(codec_params["quantiser"]["codebooks"])
+    if config["codec"] != mark:
+        raise UserError(
+            f"the Talker in {directory} speaks codes of codec {config['codec']}, beside it lies "
+            f"{mark}"
+        )
+    talker = from_dict(TalkerConfig, config["talker"], "config.talker.")
+    tokenizer = open_tokenizer(config["tokenizer"])
+    try:
+        with np.load(directory / "talker" / VOICES) as file:
+            rows = json.loads(file["meta"].tobytes())
+            voices = [StoredVoice(name, words, file[name].astype(np.int32)) for name, words in rows]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"no readable voices in {directory / 'talker'}: {error}") from None
+    return Speaker(Talker(talker), params, codec, codec_params, tokenizer, voices, speech)
+
+
+def export_talker(run: Path, directory: Path, codes: str | Path) -> Path:
+    """A run's last checkpoint and a stored utterance of each voice, as a small folder."""
+    params, config = read_params(run / "checkpoints")
+    source = CodesSource(codes, "validation")
+    kept = {name: config[name] for name in ("name", "tokenizer", "talker", "training", "stage")}
+    file = save_weights(directory, params, json.loads(json.dumps({**kept, "codec": source.codec})))
+    rows, frames = [], {}
+    for voice in sorted({name for name, _ in source.by_voice}):
+        # The longest: the most of a voice.
+        said = max((source[place] for place in source.of_voice(voice)), key=lambda u: len(u.codes))
+        rows.append((voice, said.description))
+        frames[voice] = said.codes.astype(np.int16)
+    meta = np.frombuffer(json.dumps(rows).encode(), np.uint8)
+    np.savez_compressed(directory / VOICES, meta=meta, **frames)
     return file

@@ -142,12 +142,11 @@ def transcript(record: Mapping[str, Any]) -> tuple[Any, str] | None:
     """The clip of an example and what is said or heard in it, if it says so.
 
     "meta" says it in "transcript", or in "heard" where it is not speech; or the task is to
-    transcribe; or "meta" has the "question" and the "voice" that asks it. A video in memory gives
-    its sound track.
+    transcribe; or "meta" has the "question" and the "voice" that asks it.
     """
     messages, meta = record["chat"]["messages"], record.get("meta") or {}
     contents = [message.get("content") for message in messages]
-    clip = next((clip for item in _items(record) if (clip := _sound_of(item)) is not None), None)
+    clip = sound_of(record)
     text = meta.get("transcript", meta.get("heard"))
     if text is None and record.get("task") == "transcribe":
         text = contents[-1] if messages[-1]["role"] == "assistant" else None
@@ -156,7 +155,13 @@ def transcript(record: Mapping[str, Any]) -> tuple[Any, str] | None:
     return None if clip is None or not isinstance(text, str) else (clip, text)
 
 
-def _sound_of(item: Mapping[str, Any]) -> Any:
+def sound_of(record: Mapping[str, Any]) -> Any:
+    """The first clip of an example's messages; a video in memory gives its sound track."""
+    clips = (_clip(item) for item in _items(record))
+    return next((clip for clip in clips if clip is not None), None)
+
+
+def _clip(item: Mapping[str, Any]) -> Any:
     if item["type"] == "video":
         return item["video"].audio if isinstance(item["video"], Video) else None
     return item["audio"] if item["type"] == "audio" else None

@@ -131,7 +131,7 @@ class Pipeline(Iterator):
     """
 
     def __init__(
-        self, dataset: grain.IterDataset, fingerprint: str, finish: Finish, budget: RowBudget
+        self, dataset: grain.IterDataset, fingerprint: str, finish: Any, budget: RowBudget
     ):
         self.budget = budget
         self._fingerprint, self._finish = fingerprint, finish

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from omnijax.data.codes import CodesSource
 from omnijax.errors import UserError
 from omnijax.media.audio import Audio
 from omnijax.text.chat import ROLES
@@ -275,7 +276,7 @@ def open_sources(
     """Sources by their names in a mixture; what they share is opened once.
 
     ``omniworld[/TASK[+TASK]]`` · ``omniworld_live[/TASK[+TASK]]`` · ``folder:PATH`` ·
-    ``tfds:NAME[:SPLIT]``
+    ``tfds:NAME[:SPLIT]`` · ``codes:PATH`` (speech as a codec's frames, for the Talker)
 
     ``omniworld_live`` makes examples as they are read, in training ever new ones.
 
@@ -294,6 +295,8 @@ def open_sources(
         family, _, tasks = kind.partition("/")
         if kind == "folder" and rest:
             opened[spec] = FolderSource(rest, split)
+        elif kind == "codes" and rest:
+            opened[spec] = CodesSource(rest, split)
         elif kind == "tfds" and rest:
             name, _, own_split = rest.partition(":")
             if own_split and split not in ("train", own_split.partition("[")[0]):
@@ -311,7 +314,7 @@ def open_sources(
         else:
             raise UserError(
                 f"unknown source {spec!r} in the mixture: it must be omniworld[/TASK[+TASK]], "
-                "omniworld_live[/TASK[+TASK]], folder:PATH or tfds:NAME[:SPLIT]"
+                "omniworld_live[/TASK[+TASK]], folder:PATH, tfds:NAME[:SPLIT] or codes:PATH"
             )
     return opened
 

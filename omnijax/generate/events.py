@@ -4,7 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from omnijax.text import tools
+from omnijax.typing import Float
 
 _OPENING = re.compile(r"<(tool_call|think)>")
 _PART = re.compile(_OPENING.pattern + r".*?(?:</\1>|\Z)", re.DOTALL)
@@ -15,6 +18,14 @@ class TextDelta(NamedTuple):
     """More of the answer's text; never a part of a tool call or a thought."""
 
     text: str
+    seconds: float  # since the last push
+
+
+class AudioChunk(NamedTuple):
+    """More of the answer's speech, to be played after what came before."""
+
+    samples: Float[np.ndarray, "_"]  # float32, 24 kHz, -1..1
+    sample_rate: int
     seconds: float  # since the last push
 
 
@@ -35,7 +46,7 @@ class TurnEnd(NamedTuple):
     seconds: float
 
 
-Event = TextDelta | ToolCall | TurnEnd
+Event = TextDelta | AudioChunk | ToolCall | TurnEnd
 
 
 class AnswerReader:

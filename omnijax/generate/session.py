@@ -3,15 +3,20 @@
 session = Session(generator, tokenizer, processor)
 session.push(image="picture.png", audio="question.wav")
 for event in session.respond():
-    ...  # TextDelta, ToolCall, TurnEnd
+    ...  # TextDelta, ToolCall, TurnEnd; with a speaker AudioChunk as well
 """
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from omnijax.errors import UserError
 from omnijax.generate.events import (
     AnswerReader,
+    AudioChunk,
     Event,
     TextDelta,
     ToolCall,
@@ -19,14 +24,17 @@ from omnijax.generate.events import (
     split_answer,
 )
 from omnijax.generate.prompts import collate_prompts
+from omnijax.generate.speaker import Speaker, Speech
 from omnijax.generate.text import TextGenerator
 from omnijax.media import ProcessorConfig, check_audio, check_image, check_video
+from omnijax.models.talker.prompt import Voice
+from omnijax.models.thinker import text_inputs
 from omnijax.text.chat import ChatState, ChatStyle, render_turn
 from omnijax.text.content import pieces_of, read_audio, read_image, read_video
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.text.tools import ToolCall as Call
 
-__all__ = ["Event", "Session", "TextDelta", "ToolCall", "TurnEnd"]
+__all__ = ["AudioChunk", "Event", "Session", "TextDelta", "ToolCall", "TurnEnd"]
 
 
 class Session:
@@ -40,6 +48,10 @@ class Session:
       tools: definitions that the model may call.
       system: a system message.
       style: how the template is written; past turns are never rewritten.
+      speaker: answers are spoken as well, as they are written; tool calls and thoughts never are.
+      voice: who speaks; None: the speaker's first stored voice. language: its name, where known.
+
+    ``speech`` is the last answer's: its codes, and what of the text they say.
     """
 
     def __init__(
@@ -51,6 +63,9 @@ class Session:
         tools: Sequence[dict] = (),
         system: str | None = None,
         style: ChatStyle | None = None,
+        speaker: Speaker | None = None,
+        voice: Voice | None = None,
+        language: str | None = None,
         seed: int = 0,
     ):
         self.messages: list[dict] = [{"role": "system", "content": system}] if system else []
@@ -61,6 +76,10 @@ class Session:
         self.unread: list[dict] = []
         self._reply: list[int] | None = None  # tokens of the answer that may still grow
         self._last_push = time.monotonic()
+        self._speaker, self._language, self._seed = speaker, language, seed
+        self._voice = speaker.voice() if speaker is not None and voice is None else voice
+        self.speech: Speech | None = None
+        self._before: Any = None  # the rows before the answer, to go back to if it is interrupted
 
     def push(
         self, *items: dict, text=None, image=None, audio=None, video=None, tool_result=None
@@ -68,7 +87,8 @@ class Session:
         """Add to the user's turn; media as paths or arrays, in the order image, video, audio, text.
 
         ``items`` are content items of the chat format, in an order of your own. An answer that is
-        still running ends here.
+        still running ends here. Of one that was being spoken, what had been said stays in the
+        conversation, and only that.
 
         Raises:
           UserError: a file cannot be read, say; the conversation is as it was.
@@ -82,7 +102,7 @@ class Session:
         # Results stand before what the user says, one for each call.
         if tool_result is not None and (len(self.unread) >= chat.open_calls or self._asked):
             raise UserError("no tool call waits for a result")
-        self._chat, self._reply = chat, None  # From here on nothing is refused.
+        self._chat, self._reply, self._before = chat, None, None  # From here nothing is refused.
         if tool_result is not None:
             self.unread.append({"role": "tool", "content": str(tool_result)})
         if content and self._asked:
@@ -121,6 +141,9 @@ class Session:
             )
         inputs = collate_prompts([rendered], self._processor)
         self._rows = self._generator.prefill(self._rows, inputs)
+        if self._speaker is not None:
+            self._before = jax.tree.map(jnp.copy, self._rows)  # decoding takes the rows' buffers
+            self.speech = self._speaker.start(self._voice, language=self._language, seed=self._seed)
         self.messages += [*self.unread, {"role": "assistant", "content": ""}]
         self.unread, self._chat, self._reply = [], chat, []
         return self._stream(self._reply, max_new_tokens)
@@ -170,17 +193,46 @@ class Session:
             for found in reader.read(text, last=reason is not None):
                 if isinstance(found, str):
                     yield TextDelta(found, self._since())
+                    if self._reply is reply and self.speech is not None:
+                        self.speech.push(found)
                 else:
                     yield ToolCall(found.name, found.arguments, self._since())
+            if self.speech is not None and self._reply is reply:
+                if reason is not None:
+                    self.speech.push("", last=True)
+                for samples in self.speech.packets():
+                    yield AudioChunk(samples, self._speaker.sample_rate, self._since())
+                    if self._reply is not reply:
+                        return
+        self._before = None  # said to its end
         yield TurnEnd(reason, text, len(reply), self._since())
 
     def _after_reply(self) -> ChatState:
         """The chat if the answer ended now; it has the calls that its message has."""
         if self._reply is None:
             return self._chat
+        self._keep_what_was_said()
         calls = self.messages[-1].get("tool_calls", ())
         chat = self._chat.after_reply(self._reply, self._tokenizer)
         return chat._replace(open_calls=len(calls))
+
+    def _keep_what_was_said(self) -> None:
+        """An answer that is interrupted while it is spoken ends where its speech has got to.
+
+        The recurrent state cannot be taken back, so the Thinker goes back to where the answer
+        began and reads what was said of it. An answer with a call stays whole: it was delivered.
+        """
+        if self._before is None or self.messages[-1].get("tool_calls"):
+            return
+        said = self.speech.said.strip()
+        tokens = self._tokenizer.encode(said, literal=True) if said else []
+        rows, self._before = self._before, None
+        if tokens:
+            read = text_inputs(jnp.asarray([tokens], jnp.int32))
+            places = read.positions + int(self._chat.positions.next)
+            rows = self._generator.prefill(rows, read._replace(positions=places))
+        self._rows, self._reply = rows, list(tokens)
+        self.messages[-1] = {"role": "assistant", "content": said}
 
     def _since(self) -> float:
         return time.monotonic() - self._last_push

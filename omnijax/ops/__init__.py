@@ -10,6 +10,7 @@ from omnijax.ops.gated_delta_rule import (
 )
 from omnijax.ops.grouped_matmul import grouped_matmul
 from omnijax.ops.rotary import apply_rotary, mrope_angles, rotary_angles, rotary_angles_2d
+from omnijax.ops.snake import sine_squared
 
 __all__ = [
     "apply_rotary",
@@ -23,5 +24,6 @@ __all__ = [
     "mrope_angles",
     "rotary_angles",
     "rotary_angles_2d",
+    "sine_squared",
     "windowed_attention",
 ]

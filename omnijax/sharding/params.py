@@ -15,11 +15,19 @@ Axes = tuple[str | None, ...]
 # the logical axes of its LAST dimensions; dimensions before them (stacked layers) stay whole.
 # Every parameter of every module has its line: tests/sharding looks.
 PARAM_AXES: tuple[tuple[str, Axes], ...] = (
+    # the codec and what trains it: millions of parameters, not billions
+    (r"^(codec|codebook_averages|judges|distil|envelope)/", ()),
     # embeddings and the output
     (r"^embed/table$", ("vocab", "embed")),
     (r"^aed/embed/embedding$", ("vocab", "embed")),
     (r"^lm_head/w$", ("embed", "vocab")),
     (r"^vision/positions$", (None, "embed")),
+    # the Talker's tables, head and projections
+    (r"^(text|codec)_embed/table$", ("vocab", "embed")),
+    (r"^codec_head/w$", ("embed", "vocab")),
+    (r"^mtp/embed$", (None, "vocab", "embed")),
+    (r"^mtp/head$", (None, "embed", "vocab")),
+    (r"^(mtp/project|hidden_projection|text_projection)/w$", ("embed", None)),
     # norms, decays, steps: small, whole everywhere
     (r"norm(_[a-z]+)?/(scale|bias)$", ()),
     (r"(A_log|dt_bias)$", ("heads",)),

@@ -25,8 +25,8 @@ from omnijax.train.state import (
     init_params,
     init_state,
     make_eval_step,
-    make_optimizer,
     make_train_step,
+    optimizer_of,
     state_shardings,
 )
 
@@ -86,7 +86,9 @@ class _Stop:
 
 
 def _counts(batch: Any) -> tuple[int, int]:
-    """(tokens that are no padding, targets) of a host batch."""
+    """(tokens that are no padding, targets) of a host batch, which may count for itself."""
+    if hasattr(batch, "counts"):
+        return batch.counts()
     targets = int(np.count_nonzero(batch.loss_weights))
     inputs = getattr(batch, "inputs", None)
     tokens = int(np.count_nonzero(inputs.segment_ids)) if inputs is not None else targets
@@ -139,7 +141,7 @@ def fit(
     except OSError as error:
         raise UserError(f"cannot make the workdir {workdir}: {error.strerror}") from None
     with jax.set_mesh(mesh), _Stop() as stop:
-        optimizer = make_optimizer(stage.optimizer, stage.steps)
+        optimizer = optimizer_of(objective, stage.optimizer, stage.steps)
 
         def around(params: Params) -> TrainState:
             ema = stage.optimizer.ema > 0

@@ -8,6 +8,7 @@ from typing import Any
 from omnijax.errors import UserError
 
 WEIGHTS = "weights:"  # in Stage.starts_from
+OBJECTIVES = ("lm", "aed", "codec", "talker")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class Stage:
     """One line of the recipe."""
 
     name: str
-    objective: str = "lm"  # or aed
+    objective: str = "lm"  # or aed, codec, talker
     trains: tuple[str, ...] = (".*",)  # regular expressions, searched in parameter paths
     # "stage" or "path prefix=stage"; "weights:FOLDER" (or weights:nano) in place of a stage; later
     # entries win.
@@ -122,8 +123,10 @@ class Stage:
                 f"stage {self.name}: batch {self.batch} is not a multiple of "
                 f"accumulate {self.accumulate}"
             )
-        if self.objective not in ("lm", "aed"):
-            raise UserError(f"stage {self.name}: no objective {self.objective!r} (lm, aed)")
+        if self.objective not in OBJECTIVES:
+            raise UserError(
+                f"stage {self.name}: no objective {self.objective!r} ({', '.join(OBJECTIVES)})"
+            )
         for pattern in self.trains:
             try:
                 re.compile(pattern)

@@ -23,13 +23,21 @@ class Losses(NamedTuple):
     total: Float[Array, ""]  # differentiated: sum over targets of weight * loss
     weight: Float[Array, ""]  # sum of weights
     metrics: dict[str, Float[Array, ""]]  # each summed like `total`
+    carry: Any = ()  # what `Objective.after` needs of this batch
 
 
 class Objective(NamedTuple):
-    """What a stage optimises."""
+    """What a stage optimises.
+
+    `after` moves what gets no gradient once the parameters have stepped (a codec's codebooks):
+    (parameters, `Losses.carry`, key) -> parameters. `optimizer` is for a stage that needs more
+    than AdamW over everything.
+    """
 
     init: Callable[[Array], Params]  # key -> parameters
     loss: Callable[[Params, Any, Array | None], Losses]  # key None: evaluation
+    after: Callable[[Params, Any, Array], Params] | None = None
+    optimizer: Callable[[OptimizerConfig, int], optax.GradientTransformation] | None = None
 
 
 class TrainState(NamedTuple):
@@ -109,6 +117,13 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     if config.rate_factors:
         parts.append(optax.stateless(scale_rates))
     return optax.chain(*parts)
+
+
+def optimizer_of(
+    objective: Objective, config: OptimizerConfig, steps: int
+) -> optax.GradientTransformation:
+    """The objective's own optimizer, or AdamW."""
+    return (objective.optimizer or make_optimizer)(config, steps)
 
 
 def init_state(
@@ -202,8 +217,8 @@ def loss_and_gradients(
     *,
     accumulate: int = 1,
     shardings: Mapping[str, Any] | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]], Params]:
-    """(mean loss, mean metrics, gradients of `trained`); frozen parameters get none."""
+) -> tuple[Losses, Params]:
+    """(sums over the batch, gradients of `trained`'s mean loss); frozen parameters get none."""
 
     def total(trained: Params, batch: Any, key: Array | None) -> tuple[Array, Losses]:
         losses = objective.loss(merge_params(trained, frozen), shard_batch(batch), key)
@@ -232,8 +247,7 @@ def loss_and_gradients(
         grads = _constrain(grads, shardings)
     weight = jnp.maximum(losses.weight, 1.0)
     grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
-    metrics = {name: value / weight for name, value in losses.metrics.items()}
-    return losses.total / weight, metrics, grads
+    return losses, grads
 
 
 def make_train_step(
@@ -247,13 +261,15 @@ def make_train_step(
     shardings: TrainState | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Float[Array, ""]]]]:
     """The jitted step; the old state's buffers are given to the new one."""
+    if objective.after is not None and accumulate > 1:
+        raise UserError(f"accumulate is {accumulate}: this objective moves codebooks, it must be 1")
     rate = learning_rate(config, steps)
     where = flatten(shardings.params) if shardings is not None else None
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         trained, frozen = split_params(state.params, trains)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-        loss, metrics, grads = loss_and_gradients(
+        losses, grads = loss_and_gradients(
             objective, trained, frozen, batch, key, accumulate=accumulate, shardings=where
         )
         with jax.named_scope("optimizer"):
@@ -266,9 +282,15 @@ def make_train_step(
             now = state.step.astype(jnp.float32)
             decay = jnp.minimum(config.ema, (1 + now) / (10 + now))
             ema = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), ema, trained)
-        metrics |= {"loss": loss, "grad_norm": norm, "learning_rate": rate(state.step)}
-        new = TrainState(state.step + 1, merge_params(trained, frozen), opt_state, ema, state.rng)
-        return new, metrics
+        params = merge_params(trained, frozen)
+        if objective.after is not None:
+            moved = objective.after(params, losses.carry, jax.random.fold_in(key, 1))
+            params = _constrain(moved, where)
+        weight = jnp.maximum(losses.weight, 1.0)
+        means = {"loss": losses.total, **losses.metrics}
+        metrics = {name: value / weight for name, value in means.items()}
+        metrics |= {"grad_norm": norm, "learning_rate": rate(state.step)}
+        return TrainState(state.step + 1, params, opt_state, ema, state.rng), metrics
 
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
@@ -277,7 +299,11 @@ def make_train_step(
 
 def make_eval_step(objective: Objective) -> Callable[[Params, Any], Losses]:
     """Jitted loss without augmentation; sums, to be added over batches."""
-    return jax.jit(lambda params, batch: objective.loss(params, shard_batch(batch), None))
+
+    def step(params: Params, batch: Any) -> Losses:
+        return objective.loss(params, shard_batch(batch), None)._replace(carry=())
+
+    return jax.jit(step)
 
 
 def eval_params(state: TrainState) -> Params:

@@ -99,3 +99,13 @@ def test_bad_input_is_named():
         scoring.exact_share(["a", "b"], ["a"])
     with pytest.raises(UserError, match="no examples of task 'caption'"):
         scoring.score("caption", [], [])
+
+
+def test_words_left_out_and_words_said_twice_are_told_apart():
+    from omnijax.eval.spoken import skips_and_repeats
+
+    truths = ["the red circle rings", "a bell"]
+    assert skips_and_repeats(truths, truths) == (0, 0)
+    assert skips_and_repeats(truths, ["the circle rings", "a bell"]) == (1 / 6, 0)
+    assert skips_and_repeats(truths, ["the red red circle rings", "a bell"]) == (0, 1 / 6)
+    assert skips_and_repeats(truths, ["the red blue circle rings", "a bell"]) == (0, 0)

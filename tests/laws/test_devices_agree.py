@@ -67,7 +67,8 @@ def compare(names: list[str], *, train: bool = False) -> dict:
                     objective, params, {}, batch, None, shardings=flatten(where.params)
                 )
             )
-            loss, _, grads = gradients(here.params, placed)
+            losses, grads = gradients(here.params, placed)
+            loss = losses.total / losses.weight
             flat = {path: np.asarray(leaf) for path, leaf in flatten(grads).items()}
             if expected is None:
                 expected = float(loss), flat

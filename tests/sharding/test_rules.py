@@ -8,6 +8,10 @@ from jax.sharding import PartitionSpec
 from omnijax.errors import UserError
 from omnijax.models import presets
 from omnijax.models.aut import AuTDecoder, nano_decoder
+from omnijax.models.codec import Codec
+from omnijax.models.codec import nano as nano_codec
+from omnijax.models.talker import Talker, speech_inputs
+from omnijax.models.talker import presets as talker_presets
 from omnijax.models.thinker import Thinker, text_inputs
 from omnijax.sharding import (
     MESH_AXES,
@@ -40,11 +44,26 @@ def aed_shapes():
     return {"aed": jax.eval_shape(lambda: decoder.init(jax.random.key(0), *features))["params"]}
 
 
+def codec_shapes():
+    codec, samples = Codec(nano_codec()), jnp.zeros((1, 1920))
+    return {"codec": jax.eval_shape(lambda: codec.init(jax.random.key(0), samples))["params"]}
+
+
+def talker_shapes(config):
+    inputs = speech_inputs(jnp.zeros((1, 4, config.codebooks), jnp.int32))
+    talker = Talker(config)
+    return jax.eval_shape(lambda: talker.init(jax.random.key(0), inputs))["params"]
+
+
 def all_shapes():
     yield from flatten(shapes_of(presets.nano())).items()
     yield from flatten(shapes_of(presets.qwen3_5_omni_35b_a3b())).items()
     yield from flatten(shapes_of(presets.qwen3_5_9b())).items()
     yield from flatten(aed_shapes()).items()
+    yield from flatten(codec_shapes()).items()
+    yield from flatten(talker_shapes(talker_presets.nano())).items()
+    yield from flatten(talker_shapes(talker_presets.qwen3_5_omni())).items()
+    yield from flatten(talker_shapes(talker_presets.qwen3_omni_30b_a3b())).items()
 
 
 def test_every_parameter_has_a_line_in_the_table_with_no_more_axes_than_dimensions():

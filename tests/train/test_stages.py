@@ -31,7 +31,7 @@ def test_a_pattern_given_as_one_word_or_with_commas_is_a_tuple():
         ({"steps": "many"}, r"config field stage\.steps: 'many' is no int"),
         ({"steps": 0}, "steps must be positive"),
         ({"batch": 6, "accumulate": 4}, "batch 6 is not a multiple of accumulate 4"),
-        ({"objective": "rl"}, r"no objective 'rl' \(lm, aed\)"),
+        ({"objective": "rl"}, r"no objective 'rl' \(lm, aed, codec, talker\)"),
         ({"trains": ("[",)}, r"trains '\['"),
     ],
 )

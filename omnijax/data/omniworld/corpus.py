@@ -80,13 +80,21 @@ class StoredSource(_Indexed):
 
 LIVE_TRAIN = 400_000  # more than nano sees
 LIVE_WORDS = {"train": 100_000, "validation": 500}
+LIVE_SAY = {"train": ("say", 100_000), "validation": ("say", 500), "test": ("say_test", 500)}
 
 
 def live(split: str = "train", *, tasks: Sequence[str] | None = None, seed: int = 0) -> LazySource:
     """A split that is never stored: in training the corpus and on beyond its end.
 
-    tasks: only these; ``words``, which is for training alone, has a split of its own.
+    tasks: only these; ``words``, which is for training alone, and ``say``, whose example has the
+    speech in its "meta", are sources of their own.
     """
+    if tasks is not None and "say" in tasks:
+        if len(tasks) > 1 or split not in LIVE_SAY:
+            raise UserError(f"say is a source of its own in {', '.join(LIVE_SAY)}: {split} {tasks}")
+        part, size = LIVE_SAY[split]
+        # Other sentences than training's, of combinations that it has met.
+        return LazySource(part, size, seed=seed + (split == "validation"))
     if tasks is not None and "words" in tasks:
         if len(tasks) > 1 or split not in ("train", "validation"):
             raise UserError(f"words are a source of their own, for training, not {split} {tasks}")

@@ -11,7 +11,7 @@ from omnijax.models.codec.convolution import CausalConv, Memory, UpConv
 from omnijax.models.codec.transformer import KeysValues, Transformer
 from omnijax.nn.embed import Embed
 from omnijax.nn.linear import fan_in_init
-from omnijax.ops import causal_conv
+from omnijax.ops import causal_conv, sine_squared
 from omnijax.typing import Array, Float, Int
 
 DILATIONS = (1, 3, 9)
@@ -38,7 +38,7 @@ class SnakeBeta(nn.Module):
             jnp.exp(self.param(name, zeros, shape, self.param_dtype).astype(jnp.float32))
             for name in ("alpha", "beta")
         )
-        return x + (jnp.square(jnp.sin(x * alpha)) / (beta + 1e-9)).astype(x.dtype)
+        return x + (sine_squared(x * alpha) / (beta + 1e-9)).astype(x.dtype)
 
 
 class ConvNeXt(nn.Module):

@@ -57,8 +57,10 @@ def quantise_for_training(
     """`rvq` bound to its parameters; key None: no codebook is dropped (evaluation)."""
     config, rows = rvq.config, features.shape[0]
     kept = jnp.ones((config.codebooks, rows), bool)
+    plain = jnp.zeros((rows,), bool)
     if key is not None:
         kept = kept_codebooks(key, rows, config)
+        plain = jax.random.bernoulli(jax.random.fold_in(key, 1), config.plain, (rows,))
     used = kept[:, :, None] & valid
     shares = (used[: config.semantic], used[config.semantic :])
 
@@ -68,6 +70,7 @@ def quantise_for_training(
         # The codes are constants, so the gradient of an input is that of its own distance.
         chain = quantise(x, codebooks)
         kept_values = jnp.where(share[..., None], chain.values, 0).sum(0)
+        kept_values = jnp.where(plain[:, None, None], x, kept_values)
         chosen.append(x + jax.lax.stop_gradient(kept_values - x))
         chains.append(chain)
     residuals = jax.tree.map(lambda *parts: jnp.concatenate(parts), *chains)

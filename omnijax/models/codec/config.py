@@ -75,6 +75,9 @@ class QuantiserConfig:
     decay: float = 0.99  # of the moving averages that the codes follow
     dead_below: float = 0.1  # a code used less than this share of the mean is put elsewhere
     dropout: float = 0.5  # share of clips that keep only a random prefix of the codebooks
+    # Share of clips that are not quantised at all (Moshi, arXiv 2410.00037): encoder and Code2Wav
+    # learn from these while codes are still far from what they stand for.
+    plain: float = 0.5
     kmeans_steps: int = 10
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -86,7 +89,7 @@ class QuantiserConfig:
             f"QuantiserConfig.semantic is {self.semantic}, it must be 1 to codebooks - 1 = "
             f"{self.codebooks - 1}",
         )
-        for field, limit in (("decay", 1.0), ("dead_below", 1.0), ("dropout", 1.0)):
+        for field, limit in (("decay", 1.0), ("dead_below", 1.0), ("dropout", 1.0), ("plain", 1.0)):
             value = getattr(self, field)
             check(
                 0 <= value <= limit,
@@ -107,6 +110,9 @@ class SeanetConfig:
     kernel: int = 7
     residual_kernel: int = 3
     last_kernel: int = 3
+    # Of the first convolution's initial kernel. Speech has an RMS under 0.1, where ELU is as good
+    # as linear: a large start makes it bend, so that envelopes can be read from the first step on.
+    input_scale: float | int = 1.0
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -264,7 +270,7 @@ def qwen3_5_omni() -> CodecConfig:
 
 
 def nano() -> CodecConfig:
-    """About 2 M parameters, for two CPU cores: few channels where the rate is high.
+    """About 2.6 M parameters, for two CPU cores: few channels where the rate is high.
 
     The branches' scales start large: it has hours to learn in, not weeks.
     """
@@ -273,7 +279,9 @@ def nano() -> CodecConfig:
     )
     encoder = SeanetConfig(
         transformer=dataclasses.replace(transformer, norm="layer", window=100, ffn=384),
-        filters=8,
+        filters=16,
+        strides=(8, 6, 5, 4),  # the rate falls fast: half the cost of Mimi's order
+        input_scale=60.0,
     )
     code2wav = Code2WavConfig(
         transformer=transformer,
@@ -284,6 +292,7 @@ def nano() -> CodecConfig:
     )
     return CodecConfig(
         encoder=encoder,
-        quantiser=QuantiserConfig(features=128, size=256, width=32),
+        # A batch has few frames: averages follow soon, and unused codes start anew soon.
+        quantiser=QuantiserConfig(features=128, size=256, width=32, decay=0.95, dropout=0.25),
         code2wav=code2wav,
     )

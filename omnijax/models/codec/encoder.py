@@ -47,7 +47,8 @@ class CodecEncoder(nn.Module):
         types = {"dtype": config.dtype, "param_dtype": config.param_dtype}
         width = config.transformer.width
         channels = [config.filters * 2**i for i in range(len(config.strides) + 1)]
-        self.conv_in = CausalConv(channels[0], config.kernel, **types)
+        scale = config.input_scale
+        self.conv_in = CausalConv(channels[0], config.kernel, scale=scale, **types)
         self.blocks = [
             SeanetBlock(n // config.compress, config.residual_kernel, **types)
             for n in channels[:-1]

@@ -30,6 +30,10 @@ class TalkerBatch(NamedTuple):
     targets: Int[Array, "B T Q"]  # codes; of an end or a request column 0 only
     kinds: Int[Array, "B T"]  # aria.NOTHING, FRAME, END or ASK
 
+    def counts(self) -> tuple[int, int]:
+        """(positions that are no padding, those that predict something) of a host batch."""
+        return int((self.inputs.segment_ids > 0).sum()), int((self.kinds > 0).sum())
+
 
 def speech_inputs(codes: Int[Array, "B T Q"]) -> TalkerInputs:
     """Frames alone, one document a row, no padding."""

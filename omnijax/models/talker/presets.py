@@ -7,19 +7,20 @@ from omnijax.models.talker.config import TalkerConfig
 from omnijax.nn.config import DecoderConfig
 
 
-def nano(codebooks: int = 8, codebook_size: int = 512) -> TalkerConfig:
-    """About 3 M parameters with the MTP, beside `omnijax.models.presets.nano`.
+def nano(codebooks: int = 16, codebook_size: int = 256) -> TalkerConfig:
+    """About 2.5 M parameters with the MTP, beside `omnijax.models.presets.nano` and its codec.
 
     Text ids are those of omnijax/assets/nano/tokenizer.json.
     """
     dense = {"experts": 0, "experts_per_token": 0, "expert_ffn": 0, "shared_expert_ffn": 0}
-    decoder = dataclasses.replace(presets.nano().decoder, **dense, ffn=384)
+    narrower = {"width": 160, "head_dim": 40, "gdn_value_dim": 40, "mrope_sections": (4, 3, 3)}
+    decoder = dataclasses.replace(presets.nano().decoder, **dense, **narrower, ffn=320)
     mtp = DecoderConfig(
-        width=128,
+        width=96,
         layers=2,
         pattern=("full",),
-        heads=4,
-        kv_heads=2,
+        heads=3,
+        kv_heads=1,
         head_dim=32,
         rope_theta=10_000.0,
         partial_rotary=1.0,

@@ -1,20 +1,22 @@
 """The codec's training: one pass in which generator and judges learn, each from its own loss.
 
 The two never share a gradient: the generator is judged by judges held constant, the judges see
-samples held constant. So one sum of losses, one backward pass and one optimizer step train both,
-and the state is the shared `TrainState`. What the shared step lacks is one hook: codebooks follow
-what they code and get no gradient, so the objective has an `after` that moves them once the
-parameters have stepped. `make_codec_step` is the shared step with that hook.
+samples held constant. So one sum of losses and one backward pass train both, each side with an
+optimizer of its own (`gan_optimizer`). Codebooks follow what they code and get no gradient: they
+begin as k-means of the first batch, in `init`, and `after` moves them once the parameters have
+stepped.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from omnijax.data.crops import CodecBatch
 from omnijax.errors import UserError
 from omnijax.models.codec import Codec
 from omnijax.models.codec.codebooks import (
@@ -27,11 +29,13 @@ from omnijax.models.codec.codebooks import (
 )
 from omnijax.models.codec.discriminators import Discriminators
 from omnijax.models.codec.losses import (
+    EnvelopeConfig,
     MelLossConfig,
     adversarial_loss,
     check_kind,
     discriminator_loss,
     distillation_loss,
+    envelope_loss,
     feature_loss,
     mel_loss,
 )
@@ -39,57 +43,44 @@ from omnijax.nn.linear import fan_in_init
 from omnijax.train.stages import OptimizerConfig
 from omnijax.train.state import (
     Losses,
+    Objective,
     Params,
-    TrainState,
-    learning_rate,
     make_optimizer,
     merge_params,
-    shard_batch,
     split_params,
 )
 from omnijax.typing import Array, Bool, Float, Int
 
 # What trains by gradient. The codebooks and their averages do not: `after` moves them.
-GENERATOR = (r"^codec/(?!quantiser/codebooks$)", r"^distil/")
+GENERATOR = (r"^codec/(?!quantiser/codebooks$)", r"^(distil|envelope)/")
+ENCODER = (r"^codec/(encoder/|quantiser/(?!codebooks$))", r"^(distil|envelope)/")
 JUDGES = (r"^judges/",)
 
 
-class CodecBatch(NamedTuple):
-    """Crops of clips at 24 kHz; `heard` is what the teacher takes (for AuT, mel chunks)."""
-
-    samples: Float[Array, "B A"]  # A a multiple of samples_per_frame; silence past the length
-    lengths: Int[Array, "B"]  # valid samples
-    heard: Any = None
+WEIGHTS = ("mel", "features", "adversarial", "commitment", "distillation", "envelope")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CodecLossConfig:
-    """Weights of the generator's losses (those of DAC) and how the judges are trained."""
+    """Weights of the generator's losses (those of DAC) and how the judges learn."""
 
     mel: float | int = 15.0
     features: float | int = 2.0
     adversarial: float | int = 1.0
     commitment: float | int = 0.25
     distillation: float | int = 1.0
+    envelope: float | int = 0.0  # of what the quantised features say of their frame's spectrum
     kind: str = "hinge"  # or least_squares
+    judge_rate: float | int = 1.0  # the judges' learning rate as a multiple of the generator's
     mel_scales: MelLossConfig = MelLossConfig()
+    envelopes: EnvelopeConfig = EnvelopeConfig()
 
     def __post_init__(self) -> None:
-        for field in ("mel", "features", "adversarial", "commitment", "distillation"):
+        for field in (*WEIGHTS, "judge_rate"):
             value = getattr(self, field)
             if value < 0:
                 raise UserError(f"CodecLossConfig.{field} is {value}, it must not be negative")
         check_kind(self.kind)
-
-
-class CodecObjective(NamedTuple):
-    """An `Objective` whose loss also says what `after` needs to move the codebooks."""
-
-    init: Callable[[Array], Params]
-    loss: Callable[[Params, CodecBatch, Array | None], Losses]
-    loss_and_quantised: Callable[[Params, CodecBatch, Array | None], tuple[Losses, Quantised]]
-    after: Callable[[Params, Quantised, Array], Params]
-    start: Callable[[Params, CodecBatch, Array], Params]
 
 
 def valid_frames(lengths: Int[Array, "B"], frames: int, size: int) -> Bool[Array, "B R"]:
@@ -98,11 +89,15 @@ def valid_frames(lengths: Int[Array, "B"], frames: int, size: int) -> Bool[Array
 
 
 def reconstruct(
-    codec: Codec, samples: Float[Array, "B A"], valid: Bool[Array, "B R"], key: Array | None
-) -> tuple[Float[Array, "B A"], Quantised]:
-    """`codec` bound to its parameters: through the quantiser and back, not clipped."""
+    codec: Codec,
+    samples: Float[Array, "B A"],
+    valid: Bool[Array, "B R"],
+    key: Array | None,
+    decoded: bool,
+) -> tuple[Float[Array, "B A"] | None, Quantised]:
+    """`codec` bound to its parameters: through the quantiser and, if asked, back, not clipped."""
     quantised = quantise_for_training(codec.quantiser, codec.encoder(samples)[0], valid, key)
-    return codec.code2wav(quantised.features, clip=False)[0], quantised
+    return codec.code2wav(quantised.features, clip=False)[0] if decoded else None, quantised
 
 
 def codec_objective(
@@ -111,54 +106,80 @@ def codec_objective(
     config: CodecLossConfig = CodecLossConfig(),
     *,
     judges: Discriminators | None = None,
-    teacher: Callable[[Any], Float[Array, "B S E"]] | None = None,
-) -> CodecObjective:
-    """The codec's objective over `CodecBatch`; `example` gives the shapes.
+    teacher: nn.Module | None = None,
+    decoded: bool = True,
+) -> Objective:
+    """The codec's objective over `CodecBatch`; `example` gives shapes and the first codebooks.
 
     judges: None leaves the adversarial losses out, for a first stage on the mel loss alone.
-    teacher: a frozen speech encoder, `batch.heard` -> features; codebook 0 learns to carry them.
+    teacher: a speech encoder (AuT) over `batch.heard`, whose features codebook 0 learns to carry;
+    it lies under "audio" and stands still.
+    decoded: False trains the encoder and the codebooks alone, on the envelope and the teacher.
 
-    Parameters lie under "codec", "codebook_averages", and where they exist "judges" and "distil".
+    Parameters lie under "codec", "codebook_averages", and where they exist "judges", "audio",
+    "distil" and "envelope".
     """
     if codec.config.encoder is None or codec.config.code2wav.lookup != "rvq":
         raise UserError(
             "a codec trains with an encoder and Code2WavConfig.lookup 'rvq': its encoder is "
             f"{codec.config.encoder}, its lookup {codec.config.code2wav.lookup!r}"
         )
+    if not decoded and (judges is not None or not config.envelope):
+        raise UserError(
+            "an encoder alone learns from the envelope: CodecLossConfig.envelope is "
+            f"{config.envelope}, and there is nothing to judge"
+        )
+    if teacher is not None and example.heard is None:
+        raise UserError("the codec has a teacher, but its batches hold nothing for it to hear")
     quantiser, size = codec.config.quantiser, codec.config.samples_per_frame
 
     def init(key: Array) -> Params:
-        keys = jax.random.split(key, 3)
-        samples = jnp.zeros(example.samples.shape, jnp.float32)
-        params = {"codec": codec.init(keys[0], samples[:1])["params"]}
-        usage = jnp.ones((quantiser.codebooks, quantiser.size))
-        state = CodebookState(usage, params["codec"]["quantiser"]["codebooks"])
-        params["codebook_averages"] = state._asdict()
+        keys = jax.random.split(key, 5)
+        samples = jnp.asarray(example.samples)
+        params = {"codec": codec.init(keys[0], jnp.zeros_like(samples[:1]))["params"]}
         if judges is not None:
-            params["judges"] = judges.init(keys[1], samples[:1])["params"]
+            params["judges"] = judges.init(keys[1], jnp.zeros_like(samples[:1]))["params"]
         if teacher is not None:
-            width = jax.eval_shape(teacher, example.heard).shape[-1]
-            shape = (quantiser.features, width)
-            params["distil"] = {"kernel": fan_in_init(shape[0])(keys[2], shape)}
-        return params
+            heard = jax.tree.map(jnp.zeros_like, example.heard)
+            (features, _), audio = teacher.init_with_output(keys[2], *heard)
+            shape = (quantiser.features, features.shape[-1])
+            params["audio"] = audio["params"]
+            params["distil"] = {"kernel": fan_in_init(shape[0])(keys[3], shape)}
 
-    def loss_and_quantised(
-        params: Params, batch: CodecBatch, key: Array | None
-    ) -> tuple[Losses, Quantised]:
+        if config.envelope:
+            size_out = config.envelopes.steps * config.envelopes.bins
+            kernel = fan_in_init(quantiser.features)(
+                jax.random.fold_in(keys[3], 1), (quantiser.features, size_out)
+            )
+            middle = jnp.full((size_out,), config.envelopes.floor_log10 / 2)
+            params["envelope"] = {"kernel": kernel, "bias": middle}
+
+        def begin(bound: Codec) -> CodebookState:
+            features = bound.encoder(samples)[0]
+            valid = valid_frames(example.lengths, features.shape[1], size)
+            return start_codebooks(bound.quantiser, features, valid, keys[4])
+
+        return _with_codebooks(params, codec.apply({"params": params["codec"]}, method=begin))
+
+    def loss(params: Params, batch: CodecBatch, key: Array | None) -> Losses:
         rows, length = batch.samples.shape
         valid = valid_frames(batch.lengths, length // size, size)
         with jax.named_scope("codec"):
             samples, quantised = codec.apply(
-                {"params": params["codec"]}, batch.samples, valid, key, method=reconstruct
+                {"params": params["codec"]}, batch.samples, valid, key, decoded, method=reconstruct
             )
-        losses = {
-            "mel": mel_loss(samples, batch.samples, config.mel_scales),
-            "commitment": quantised.commitment,
-        }
+        losses = {"commitment": quantised.commitment}
+        if samples is not None:
+            losses["mel"] = mel_loss(samples, batch.samples, config.mel_scales)
+        if config.envelope:
+            said = quantised.features @ params["envelope"]["kernel"] + params["envelope"]["bias"]
+            losses["envelope"] = envelope_loss(said, batch.samples, config.envelopes)
         if teacher is not None:
             with jax.named_scope("distillation"):
                 student = quantised.semantic @ params["distil"]["kernel"]
-                losses["distillation"] = distillation_loss(student, teacher(batch.heard), valid)
+                audio = jax.lax.stop_gradient(params["audio"])
+                heard, _ = teacher.apply({"params": audio}, *batch.heard)
+                losses["distillation"] = distillation_loss(student, heard, valid)
         extra = {}
         if judges is not None:
             frozen = jax.lax.stop_gradient(params["judges"])
@@ -176,27 +197,16 @@ def codec_objective(
         weight = jnp.asarray(rows, jnp.float32)
         metrics = {name: value * weight for name, value in metrics.items()}
         total = metrics["generator"] + sum(metrics[name] for name in extra)
-        return Losses(total, weight, metrics), quantised
-
-    def loss(params: Params, batch: CodecBatch, key: Array | None) -> Losses:
-        return loss_and_quantised(params, batch, key)[0]
+        return Losses(total, weight, metrics, quantised)
 
     def after(params: Params, quantised: Quantised, key: Array) -> Params:
         state = CodebookState(**params["codebook_averages"])
         state = update_codebooks(state, quantised.residuals, quantised.used, key, quantiser)
         return _with_codebooks(params, state)
 
-    def start(params: Params, batch: CodecBatch, key: Array) -> Params:
-        """Codebooks at the k-means centres of a batch: do it once, before the first step."""
-
-        def begin(bound: Codec) -> CodebookState:
-            features = bound.encoder(batch.samples)[0]
-            valid = valid_frames(batch.lengths, features.shape[1], size)
-            return start_codebooks(bound.quantiser, features, valid, key)
-
-        return _with_codebooks(params, codec.apply({"params": params["codec"]}, method=begin))
-
-    return CodecObjective(init, loss, loss_and_quantised, after, start)
+    if judges is None:
+        return Objective(init, loss, after)
+    return Objective(init, loss, after, functools.partial(gan_optimizer, factor=config.judge_rate))
 
 
 def _with_codebooks(params: Params, state: CodebookState) -> Params:
@@ -212,10 +222,14 @@ class GanState(NamedTuple):
     judges: Any
 
 
-def make_gan_optimizer(
-    generator: OptimizerConfig, judges: OptimizerConfig, steps: int
+def gan_optimizer(
+    generator: OptimizerConfig, steps: int, *, factor: float
 ) -> optax.GradientTransformation:
-    """An optimizer each for the generator and the judges: rates and clipping apart."""
+    """An optimizer each for the generator and the judges, so that each side is clipped apart.
+
+    factor: the judges' learning rate as a multiple of the generator's.
+    """
+    judges = dataclasses.replace(generator, learning_rate=generator.learning_rate * factor)
     first, second = make_optimizer(generator, steps), make_optimizer(judges, steps)
 
     def sides(params: Params) -> tuple[Params, Params]:
@@ -232,48 +246,3 @@ def make_gan_optimizer(
         return merge_params(ours, theirs), GanState(first_state, second_state)
 
     return optax.GradientTransformation(init, update)
-
-
-def make_codec_step(
-    objective: CodecObjective,
-    trains: tuple[str, ...],
-    optimizer: optax.GradientTransformation,
-    config: OptimizerConfig,
-    *,
-    steps: int,
-    shardings: TrainState | None = None,
-) -> Callable[[TrainState, CodecBatch], tuple[TrainState, dict[str, Float[Array, ""]]]]:
-    """`make_train_step` with `objective.after`: the same state and metrics, no microbatches."""
-    rate = learning_rate(config, steps)
-
-    def step(state: TrainState, batch: CodecBatch) -> tuple[TrainState, dict[str, Array]]:
-        trained, frozen = split_params(state.params, trains)
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-        loss_key, after_key = jax.random.split(key)
-
-        def total(trained: Params) -> tuple[Array, tuple[Losses, Quantised]]:
-            params = merge_params(trained, frozen)
-            losses, quantised = objective.loss_and_quantised(params, shard_batch(batch), loss_key)
-            return losses.total / losses.weight, (losses, quantised)
-
-        grads, (losses, quantised) = jax.grad(total, has_aux=True)(trained)
-        with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-            trained = optax.apply_updates(trained, updates)
-        params = objective.after(merge_params(trained, frozen), quantised, after_key)
-        ema = state.ema
-        if ema is not None:
-            now = state.step.astype(jnp.float32)
-            decay = jnp.minimum(config.ema, (1 + now) / (10 + now))
-            ema = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), ema, trained)
-        metrics = {name: value / losses.weight for name, value in losses.metrics.items()}
-        metrics |= {
-            "loss": losses.total / losses.weight,
-            "grad_norm": optax.global_norm(grads),
-            "learning_rate": rate(state.step),
-        }
-        return TrainState(state.step + 1, params, opt_state, ema, state.rng), metrics
-
-    if shardings is None:
-        return jax.jit(step, donate_argnums=0)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))

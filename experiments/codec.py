@@ -1,0 +1,179 @@
+"""The speech codec: trains it, and uses it as a tool.
+
+    python experiments/codec.py encode x.wav codes.npz      speech to 12.5 frames of codes a second
+    python experiments/codec.py decode codes.npz y.wav      and back
+    python experiments/codec.py score                       held-out speech: STOI, WER, codebook use
+    python experiments/codec.py train --config=experiments/configs/nano_codec.py:codec
+    python experiments/codec.py export runs/nano_codec/codec FOLDER
+
+--weights=FOLDER names the codec: exported weights or a run; the shipped one is the default. A sound
+at another rate is resampled to 24 kHz. The same `train` command resumes a run that was stopped.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from absl import flags  # noqa: E402
+
+from experiments import _stage  # noqa: E402
+from experiments._main import compilation_cache, launch  # noqa: E402
+from omnijax.errors import UserError  # noqa: E402
+
+WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, an exported codec, or a training run.")
+EXAMPLES = flags.DEFINE_integer("examples", 100, "score: so many held-out clips.", lower_bound=1)
+RECOGNISER = flags.DEFINE_string("recogniser", "nano", "score: whose transcripts give the WER.")
+OUT = flags.DEFINE_string("out", None, "score: write the figures here too, as JSON.")
+USAGE = "give one of train, encode IN OUT, decode IN OUT, score, export RUN FOLDER"
+
+
+def encode(source: str, target: str) -> None:
+    import numpy as np
+
+    from omnijax.media import load_audio, resample
+    from omnijax.models.codec import SAMPLE_RATE
+    from omnijax.train.codec import load_codec
+
+    clip = load_audio(source)
+    check_target(target, ".npz")
+    codec, params = load_codec(WEIGHTS.value)
+    samples = resample(clip, SAMPLE_RATE).samples
+    codes = whole_clip(codec, params, samples)
+    np.savez(target, codes=codes, samples=len(samples), sample_rate=SAMPLE_RATE)
+    kbits = codec.config.frame_rate * codec.config.codebooks * np.log2(codec.config.codes) / 1000
+    print(f"{target}: {len(codes)} frames of {codec.config.codebooks} codes, {kbits:.1f} kbit/s")
+
+
+def decode(source: str, target: str) -> None:
+    import numpy as np
+
+    from omnijax.media import Audio, save_audio
+    from omnijax.models.codec import SAMPLE_RATE
+    from omnijax.train.codec import load_codec
+
+    try:
+        with np.load(source) as file:
+            codes, length = file["codes"], int(file["samples"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot read codes from {source}: {error}") from None
+    check_target(target)
+    codec, params = load_codec(WEIGHTS.value)
+    samples = samples_of(codec, params, codes)
+    if not 0 < length <= len(samples):
+        raise UserError(f"{source}: {length} samples, {len(codes)} frames are {len(samples)}")
+    save_audio(target, Audio(samples[:length], SAMPLE_RATE))
+    print(f"{target}: {length / SAMPLE_RATE:.2f} s")
+
+
+def whole_clip(codec, params, samples):
+    """Codes [R, Q] of a clip; its last frame is filled with silence."""
+    import numpy as np
+
+    from omnijax.models.codec import flush_encode, init_encode_stream, stream_encode
+
+    bound = {"params": params}
+    stream, codes = stream_encode(codec, bound, init_encode_stream(codec), samples[None])
+    if stream.pending.shape[1]:
+        codes = np.concatenate([codes, flush_encode(codec, bound, stream)[1]], axis=1)
+    return codes[0]
+
+
+def samples_of(codec, params, codes):
+    """Samples [R * samples_per_frame] of codes [R, Q]."""
+    from omnijax.models.codec import init_decode_state, stream_decode
+
+    return stream_decode(codec, {"params": params}, init_decode_state(codec), codes[None])[1][0]
+
+
+def score() -> None:
+    """Held-out sentences: what of them survives the codec."""
+    import numpy as np
+
+    from omnijax.data.omniworld import live
+    from omnijax.eval.speech import codebook_use, mel_distance, stoi
+    from omnijax.media import Audio
+    from omnijax.models.codec import SAMPLE_RATE
+    from omnijax.train.codec import load_codec
+
+    codec, params = load_codec(WEIGHTS.value)
+    source = live("test", tasks=["say"])
+    examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
+    clips, decoded, codes = [], [], []
+    for example in examples:
+        clip = example["meta"]["speech"]
+        codes.append(whole_clip(codec, params, clip.samples))
+        samples = samples_of(codec, params, codes[-1])[: len(clip.samples)]
+        clips.append(clip)
+        decoded.append(Audio(samples, SAMPLE_RATE))
+    pairs = list(zip(clips, decoded, strict=True))
+    use = codebook_use(codes, codec.config.codes)
+    noise = [clip._replace(samples=_noise(clip.samples)) for clip in clips]
+    figures = {
+        "examples": len(examples),
+        "stoi": float(np.mean([stoi(a, b) for a, b in pairs])),
+        "stoi_of_noise": float(np.mean([stoi(a, b) for a, b in zip(clips, noise, strict=True)])),
+        "mel_distance": float(np.mean([mel_distance(a, b) for a, b in pairs])),
+        "codebook_use": use.share.tolist(),
+        "codebook_perplexity": use.perplexity.tolist(),
+    }
+    if RECOGNISER.value:
+        truths = [example["meta"]["answer"] for example in examples]
+        figures["wer_original"] = recognised(truths, clips)
+        figures["wer_decoded"] = recognised(truths, decoded)
+    for name, value in figures.items():
+        if isinstance(value, list):
+            print(f"{name:22}" + " ".join(f"{v:.2f}" for v in value))
+        else:
+            print(f"{name:22}{value:.4g}")
+    if OUT.value:
+        Path(OUT.value).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _noise(samples):
+    """White noise as loud as the clip: what STOI says of no speech at all."""
+    import numpy as np
+
+    size = np.sqrt(np.mean(np.square(samples)))
+    return (np.random.default_rng(0).standard_normal(len(samples)) * size).astype(np.float32)
+
+
+def recognised(truths, clips) -> float:
+    """Word error rate of a Thinker's transcripts."""
+    from omnijax.eval.scoring import word_error_rate
+    from omnijax.eval.spoken import transcripts
+    from omnijax.pretrained import load
+
+    return word_error_rate(truths, transcripts(load(RECOGNISER.value), clips))
+
+
+def check_target(path: str, suffix: str | None = None) -> None:
+    """Said before any work is done."""
+    if suffix and Path(path).suffix != suffix:
+        raise UserError(f"{path}: codes are written to a {suffix} file")
+    if not Path(path).absolute().parent.is_dir():
+        raise UserError(f"cannot write {path}: its folder does not exist")
+
+
+def main(arguments: list[str]) -> int:
+    command, *rest = arguments or [""]
+    if command == "train" and not rest:
+        return _stage.main_of("codec", "codec")
+    compilation_cache()
+    if command == "score" and not rest:
+        score()
+    elif command in ("encode", "decode") and len(rest) == 2:
+        {"encode": encode, "decode": decode}[command](*rest)
+    elif command == "export" and len(rest) == 2:
+        from omnijax.train.codec import export_codec
+
+        file = export_codec(Path(rest[0]), Path(rest[1]))
+        print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+    else:
+        raise UserError(f"{USAGE}; got {' '.join(arguments) or 'nothing'}")
+    return 0
+
+
+if __name__ == "__main__":
+    launch(main, commands=True)

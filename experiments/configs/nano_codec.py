@@ -1,0 +1,95 @@
+"""nano's codec: 2.6 M parameters, from scratch on OmniWorld's speech, on two CPU cores.
+
+codec_encoder  the encoder and the codebooks alone, a cheap step: a frame's features say its own
+               spectrum, and codebook 0 learns to carry what nano's AuT makes of the same sound
+codec          Code2Wav as well: mel losses at several scales
+codec_judged   judges join, by periods and by spectrograms
+"""
+
+import ml_collections
+
+from omnijax.errors import UserError
+from omnijax.media import nano_processor
+from omnijax.models import codec, presets
+from omnijax.train.codec import CodecTraining
+from omnijax.train.objectives.codec import ENCODER, GENERATOR, JUDGES, CodecLossConfig
+from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
+
+SPEECH = ("omniworld_live/say=1",)
+# Codes must not move faster than their averages follow.
+SLOWLY = (r"^codec/(encoder|quantiser)/=0.1",)
+LAST = "codec"  # codec_judged can follow; the shipped codec went without it
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="codec_encoder",
+            objective="codec",
+            trains=ENCODER,
+            mixture=SPEECH,
+            steps=2000,
+            batch=8,
+            optimizer=OptimizerConfig(
+                learning_rate=2e-3, warmup_steps=50, end_fraction=0.4, weight_decay=0.01
+            ),
+        ),
+        Stage(
+            name="codec",
+            objective="codec",
+            starts_from=("codec_encoder",),
+            seed=1,  # each goes on with other speech
+            trains=GENERATOR,
+            mixture=SPEECH,
+            steps=1500,
+            batch=6,
+            optimizer=OptimizerConfig(
+                learning_rate=1.5e-3,
+                warmup_steps=100,
+                end_fraction=0.3,
+                weight_decay=0.01,
+                clip=1.0,
+            ),
+        ),
+        Stage(
+            name="codec_judged",
+            objective="codec",
+            starts_from=("codec",),
+            trains=(*GENERATOR, *JUDGES),
+            mixture=SPEECH,
+            steps=700,
+            batch=6,
+            seed=2,
+            optimizer=OptimizerConfig(
+                learning_rate=6e-4,
+                warmup_steps=50,
+                b1=0.8,
+                weight_decay=0.01,
+                rate_factors=SLOWLY,
+            ),
+        ),
+    )
+}
+
+
+def get_config(stage: str = LAST) -> ml_collections.ConfigDict:
+    """The resolved config of one stage; every field can be overridden by a flag."""
+    if stage not in STAGES:
+        raise UserError(f"nano_codec has no stage {stage!r}, it has {', '.join(STAGES)}")
+    return ml_collections.ConfigDict(
+        {
+            "name": "nano_codec",
+            "codec": to_dict(codec.nano()),
+            "training": to_dict(
+                CodecTraining(
+                    decoded=stage != "codec_encoder",
+                    judged=stage == "codec_judged",
+                    losses=CodecLossConfig(envelope=5.0),
+                )
+            ),
+            "model": to_dict(presets.nano()),  # its AuT is the teacher
+            "processor": to_dict(nano_processor()),
+            "stage": to_dict(STAGES[stage]),
+            "mesh": {"data": 1, "fsdp": 1, "context": 1, "tensor": 1, "expert": 1},
+            "run": to_dict(RunConfig()),
+        }
+    )

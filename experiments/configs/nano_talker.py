@@ -1,0 +1,65 @@
+"""nano's Talker: 2.5 M parameters with its MTP, from scratch on OmniWorld's speech as codec frames.
+
+talker           every voice and language, under drawn schedules
+talker_speakers  a short stage on the voices that the demo speaks with, under the schedule that is
+                 used at inference
+
+`python experiments/talker.py codes` makes the frames that both read.
+"""
+
+import ml_collections
+
+from omnijax.errors import UserError
+from omnijax.models.talker import presets
+from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
+from omnijax.train.talker import TalkerTraining
+
+CODES = ("codes:runs/nano_codec/codes=1",)
+LAST = "talker_speakers"
+TRAINS = (r"^(?!hidden_projection/)",)  # which reads the Thinker's stream: none is given here
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="talker",
+            objective="talker",
+            trains=TRAINS,
+            mixture=CODES,
+            steps=3000,
+            batch=2,
+            tokens=1024,
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, end_fraction=0.1),
+        ),
+        Stage(
+            name="talker_speakers",
+            objective="talker",
+            starts_from=("talker",),
+            trains=TRAINS,
+            mixture=CODES,
+            steps=300,
+            batch=2,
+            tokens=1024,
+            seed=1,  # goes on with other draws
+            optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=20),
+        ),
+    )
+}
+AS_SPOKEN = TalkerTraining(schedules=("chunked=1",), shown=1.0, named_language=1.0)
+
+
+def get_config(stage: str = LAST) -> ml_collections.ConfigDict:
+    """The resolved config of one stage; every field can be overridden by a flag."""
+    if stage not in STAGES:
+        raise UserError(f"nano_talker has no stage {stage!r}, it has {', '.join(STAGES)}")
+    training = AS_SPOKEN if stage == "talker_speakers" else TalkerTraining()
+    return ml_collections.ConfigDict(
+        {
+            "name": "nano_talker",
+            "tokenizer": "nano",
+            "talker": to_dict(presets.nano()),
+            "training": to_dict(training),
+            "stage": to_dict(STAGES[stage]),
+            "mesh": {"data": 1, "fsdp": 1, "context": 1, "tensor": 1, "expert": 1},
+            "run": to_dict(RunConfig()),
+        }
+    )

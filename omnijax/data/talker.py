@@ -1,0 +1,233 @@
+"""From stored speech to the Talker's batches: voices, schedules, rows.
+
+An item is one utterance, or several of one voice and language said one after the other. It is read
+under a drawn schedule, behind a prompt that shows the voice: by a description, by frames of another
+utterance (in any language: so voices are cloned across languages), by both.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from omnijax.data.batch import Fill, RowBudget
+from omnijax.data.codes import CodesSource, Utterance, check_codec
+from omnijax.data.pipeline import Pipeline
+from omnijax.data.sources import open_sources
+from omnijax.errors import UserError
+from omnijax.models.talker import aria
+from omnijax.models.talker.config import TalkerConfig
+from omnijax.models.talker.prompt import (
+    Marks,
+    TalkerRow,
+    Voice,
+    answer_row,
+    chat_marks,
+    collate_talker,
+    spoken_text,
+)
+from omnijax.text.tokenizer import Tokenizer
+
+SCHEDULES = ("random", "chunked", "earliest")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TalkerDataConfig:
+    """What is drawn for each item; shares are probabilities."""
+
+    mixture: Sequence[tuple[str, float]]
+    split: str = "train"
+    batch_size: int = 2  # rows
+    max_tokens: int = 768  # a row
+    schedules: tuple[str, ...] = ("random=0.5", "chunked=0.4", "earliest=0.1")
+    described: float = 0.7  # the voice's description stands in the prompt
+    shown: float = 0.7  # frames of another utterance do; one of both always
+    reference_frames: tuple[int, ...] = (10, 30)  # least and most
+    joined: tuple[float, ...] = (0.6, 0.25, 0.15)  # one utterance, two, three
+    named_language: float = 0.8  # the language's mark stands before the answer
+    asks: bool = False  # requests for text are learned (the policy "learned")
+    seed: int = 0
+    shuffle: bool = True
+    threads: int = 2
+    packing_rows: int = 16
+    prefetch_batches: int = 4
+
+    def __post_init__(self):
+        for field in ("batch_size", "max_tokens", "packing_rows", "prefetch_batches"):
+            if getattr(self, field) < 1:
+                raise UserError(f"{field} is {getattr(self, field)}, it must be at least 1")
+        for field in ("described", "shown", "named_language"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise UserError(f"{field} is {getattr(self, field)}, it is a share from 0 to 1")
+        low, high = self.reference_frames
+        if not 1 <= low <= high:
+            raise UserError(f"reference_frames is {self.reference_frames}: least, then most")
+        _ = self.schedule_shares()
+
+    def schedule_shares(self) -> dict[str, float]:
+        shares = {}
+        for entry in self.schedules:
+            name, _, share = entry.partition("=")
+            if name not in SCHEDULES or not share:
+                raise UserError(f"schedules: {entry!r} is not NAME=SHARE with one of {SCHEDULES}")
+            shares[name] = float(share)
+        return shares
+
+
+@dataclasses.dataclass(eq=False)
+class _Handle:
+    source: CodesSource
+    place: int
+
+
+class _Handles:
+    def __init__(self, source: CodesSource):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, place: int) -> _Handle:
+        return _Handle(self._source, int(place))
+
+
+@dataclasses.dataclass(eq=False)
+class _Item:
+    """Opaque to grain, which would otherwise map over the arrays inside."""
+
+    row: TalkerRow
+
+
+class RowMaker:
+    """An utterance and a random generator -> a training document."""
+
+    dropped = 0  # nothing ever is
+
+    def __init__(self, config: TalkerDataConfig, talker: TalkerConfig, tokenizer: Tokenizer):
+        self._config, self._talker, self._tokenizer = config, talker, tokenizer
+        self._marks: Marks = chat_marks(tokenizer)
+        self._names, shares = zip(*config.schedule_shares().items(), strict=True)
+        self._shares = np.array(shares) / sum(shares)
+        self._joined = np.array(config.joined) / sum(config.joined)
+
+    def __call__(self, handle: _Handle, rng: np.random.Generator) -> _Item:
+        return _Item(self.make(handle.source, handle.place, rng))
+
+    def make(self, source: CodesSource, place: int, rng: np.random.Generator) -> TalkerRow:
+        config = self._config
+        item = self._joined_item(source, place, rng)
+        text = spoken_text(self._talker, self._tokenizer.encode(item.text, literal=True))
+        named = rng.random() < config.named_language
+        row = answer_row(
+            self._talker,
+            self._marks,
+            text,
+            item.codes,
+            self.schedule(len(text), len(item.codes), rng),
+            voice=self._voice(source, place, rng),
+            language=item.language if named else None,
+            asks=config.asks,
+        )
+        if len(row.tokens) > config.max_tokens:
+            raise UserError(
+                f"{item.text!r} does not fit: it has {len(row.tokens)} positions, the row's limit "
+                f"(max_tokens) is {config.max_tokens}"
+            )
+        return row
+
+    def schedule(self, text: int, frames: int, rng: np.random.Generator) -> aria.Schedule:
+        name = self._names[int(rng.choice(len(self._names), p=self._shares))]
+        if name == "random":
+            return aria.random(rng, text, frames)
+        return getattr(aria, name)(text, frames)
+
+    def _joined_item(self, source: CodesSource, place: int, rng: np.random.Generator) -> Utterance:
+        first = source[place]
+        count = 1 + int(rng.choice(len(self._joined), p=self._joined))
+        others = source.by_voice[first.voice, first.language]
+        more = [source[others[int(rng.integers(len(others)))]] for _ in range(count - 1)]
+        return first._replace(
+            text=" ".join(part.text for part in (first, *more)),
+            codes=np.concatenate([part.codes for part in (first, *more)]),
+        )
+
+    def _voice(self, source: CodesSource, place: int, rng: np.random.Generator) -> Voice:
+        config, own = self._config, source[place]
+        described, shown = rng.random() < config.described, rng.random() < config.shown
+        reference = None
+        if shown or not described:
+            others = [p for p in source.of_voice(own.voice) if p != place]
+            if not others:
+                raise UserError(f"voice {own.voice!r} says one thing only: it cannot be shown")
+            frames = source[others[int(rng.integers(len(others)))]].codes
+            low, high = config.reference_frames
+            length = min(int(rng.integers(low, high + 1)), len(frames))
+            start = int(rng.integers(len(frames) - length + 1))
+            reference = frames[start : start + length]
+        words = self._tokenizer.encode(own.description, literal=True) if described else ()
+        return Voice(words, reference)
+
+
+def make_talker_pipeline(
+    config: TalkerDataConfig,
+    *,
+    talker: TalkerConfig,
+    tokenizer: Tokenizer,
+    sources: Mapping[str, CodesSource] | None = None,
+) -> Pipeline:
+    """Batches of `TalkerBatch`, with the state that a checkpoint keeps."""
+    names = [name for name, _ in config.mixture]
+    opened: dict[str, Any] = {name: sources[name] for name in names if name in (sources or {})}
+    opened |= open_sources([name for name in names if name not in opened], split=config.split)
+    parts = []
+    for name in names:
+        if not isinstance(opened[name], CodesSource):
+            raise UserError(f"the Talker trains on codes:FOLDER, the mixture names {name!r}")
+        check_codec(opened[name], dataclasses.asdict(talker), name)
+        part = grain.MapDataset.source(_Handles(opened[name]))
+        if config.shuffle:
+            digest = hashlib.sha256(f"{config.seed} {name}".encode()).digest()
+            part = part.shuffle(seed=int.from_bytes(digest[:4], "little"))
+        parts.append(part.repeat())
+    mixed = parts[0]
+    if len(parts) > 1:
+        mixed = grain.MapDataset.mix(parts, [weight for _, weight in config.mixture])
+    maker = RowMaker(config, talker, tokenizer)
+    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=32)
+    stream = mixed.random_map(maker, seed=config.seed).to_iter_dataset(options)
+    rows = grain.experimental.FirstFitPackIterDataset(
+        stream.map(lambda item: {"tokens": np.zeros(len(item.row.tokens), np.int8), "item": item}),
+        length_struct={"tokens": config.max_tokens},
+        num_packing_bins=config.packing_rows,
+        seed=config.seed,
+        shuffle_bins=config.shuffle,
+        meta_features=["item"],
+    ).map(lambda row: _Packed([item.row for item in row["item"]]))
+
+    def collate(packed: Sequence["_Packed"]):
+        documents = [row.documents for row in packed]
+        batch = collate_talker(talker, documents, max_tokens=config.max_tokens)
+        filled = sum(len(document.tokens) for row in documents for document in row)
+        targets = int(np.count_nonzero(batch.kinds))
+        return batch, Fill(sum(map(len, documents)), len(documents), filled, targets)
+
+    batches = rows.batch(config.batch_size, batch_fn=collate)
+    dataset = grain.experimental.ThreadPrefetchIterDataset(
+        batches, prefetch_buffer_size=config.prefetch_batches
+    )
+    fields = dataclasses.asdict(config)
+    for name in ("threads", "prefetch_batches"):
+        del fields[name]
+    known = [(len(opened[name]), opened[name].codec) for name in names]
+    text = json.dumps([fields, known], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Pipeline(dataset, digest, maker, RowBudget(max_tokens=config.max_tokens))
+
+
+@dataclasses.dataclass(eq=False)
+class _Packed:
+    documents: list[TalkerRow]

@@ -1,0 +1,67 @@
+"""How close decoded speech is to what was spoken: intelligibility, mel distance, codebook use."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from omnijax.errors import UserError
+from omnijax.media.audio import Audio, resample
+from omnijax.media.mel import MelConfig, log_mel
+from omnijax.typing import Float, Int
+
+STOI_RATE = 10_000  # samples a second that STOI is defined at
+SHORTEST_STOI = 0.4  # seconds that are not silence: STOI compares runs of 30 frames
+MEL = MelConfig(sample_rate=24_000, bins=80, window=1024, hop=256, floor_log10=-5.0)  # the loss'
+
+
+class CodebookUse(NamedTuple):
+    """Of each codebook: the share of its codes that occur, and the perplexity of all."""
+
+    share: Float[np.ndarray, " Q"]
+    perplexity: Float[np.ndarray, " Q"]
+
+
+def stoi(clean: Audio, decoded: Audio) -> float:
+    """Short-time objective intelligibility (Taal et al. 2011), 0 to 1, by `pystoi`.
+
+    Raises:
+      UserError: the clips differ in rate or length, or hold under 0.4 s that is not silence.
+    """
+    import pystoi
+
+    _check_pair(clean, decoded)
+    a, b = (resample(clip, STOI_RATE).samples.astype(np.float64) for clip in (clean, decoded))
+    loud = np.abs(a) > 0.01 * np.abs(a).max()
+    if loud.sum() == 0 or np.ptp(np.flatnonzero(loud)) < SHORTEST_STOI * STOI_RATE:
+        raise UserError(f"STOI needs {SHORTEST_STOI} s of speech, the clip lasts {clean.seconds} s")
+    return float(pystoi.stoi(a, b, STOI_RATE))
+
+
+def mel_distance(clean: Audio, decoded: Audio) -> float:
+    """Mean absolute difference of log10 mel power, 80 bins of 24 kHz speech."""
+    _check_pair(clean, decoded)
+    if clean.sample_rate != MEL.sample_rate:
+        raise UserError(f"the clips are at {clean.sample_rate} Hz, mels are of {MEL.sample_rate}")
+    # log_mel is (log10 power + 4) / 4.
+    ours, theirs = (np.asarray(log_mel(clip.samples, MEL)) for clip in (clean, decoded))
+    return float(4 * np.mean(np.abs(ours - theirs)))
+
+
+def codebook_use(codes: Sequence[Int[np.ndarray, "_ Q"]], size: int) -> CodebookUse:
+    """Over all frames of all clips."""
+    if not len(codes):
+        raise UserError("there are no codes to count")
+    rows = np.concatenate(codes)
+    counts = np.stack([np.bincount(column, minlength=size) for column in rows.T]).astype(float)
+    shares = counts / counts.sum(1, keepdims=True)
+    entropy = -np.sum(shares * np.log(np.where(shares > 0, shares, 1)), axis=1)
+    return CodebookUse((counts > 0).mean(1), np.exp(entropy))
+
+
+def _check_pair(clean: Audio, decoded: Audio) -> None:
+    if clean.sample_rate != decoded.sample_rate or len(clean.samples) != len(decoded.samples):
+        raise UserError(
+            f"the clips must be of one length and rate: {len(clean.samples)} samples at "
+            f"{clean.sample_rate} Hz and {len(decoded.samples)} at {decoded.sample_rate} Hz"
+        )

@@ -1,0 +1,94 @@
+"""What a recogniser makes of what a Talker says."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from omnijax.eval.answers import answer
+from omnijax.eval.scoring import plain, word_error_rate
+from omnijax.generate.speaker import Speaker
+from omnijax.media.audio import Audio
+
+TRANSCRIBE = "write down what is said."
+BATCH = 8
+
+
+def transcripts(recogniser: Any, clips: Sequence[Audio]) -> list[str]:
+    """What a loaded Thinker writes down."""
+    chats = [
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "audio", "audio": clip},
+                        {"type": "text", "text": TRANSCRIBE},
+                    ],
+                }
+            ]
+        }
+        for clip in clips
+    ]
+    generator = recogniser.generator(max_len=768)
+    return answer(generator, recogniser.tokenizer, recogniser.processor, chats, batch_size=BATCH)
+
+
+def skips_and_repeats(truths: Sequence[str], heard: Sequence[str]) -> tuple[float, float]:
+    """(words left out, words said twice in a row) as shares of the words, by alignment."""
+    import jiwer
+
+    words = skipped = repeated = 0
+    for truth, said in zip(truths, heard, strict=True):
+        truth, said = plain(truth), plain(said)
+        aligned = jiwer.process_words(truth or "-", said or "-")
+        words += len(truth.split())
+        skipped += aligned.deletions
+        hypothesis = said.split()
+        for chunk in aligned.alignments[0]:
+            if chunk.type == "insert":
+                for i in range(chunk.hyp_start_idx, chunk.hyp_end_idx):
+                    near = hypothesis[max(i - 1, 0) : i] + hypothesis[i + 1 : i + 2]
+                    repeated += hypothesis[i] in near
+    return skipped / max(words, 1), repeated / max(words, 1)
+
+
+def score_speech(
+    speaker: Speaker, recogniser: Any, examples: Sequence[dict], *, seed: int = 0
+) -> dict[str, float]:
+    """Figures over examples of OmniWorld's `say`, each in its own voice and language.
+
+    The recogniser's WER on the source speech, and on it through the codec, stand beside.
+    """
+    truths = [example["meta"]["answer"] for example in examples]
+    languages = [example["meta"]["language"] for example in examples]
+    sources = [example["meta"]["speech"] for example in examples]
+    voices = [speaker.voice(example["meta"]["voice"]) for example in examples]
+    spoken: list[np.ndarray] = []
+    began = time.monotonic()
+    for i in range(0, len(examples), BATCH):
+        part = slice(i, i + BATCH)
+        spoken += speaker.say(truths[part], voices[part], languages=languages[part], seed=seed + i)
+    seconds = time.monotonic() - began
+    clips = [Audio(samples, speaker.sample_rate) for samples in spoken]
+    through = [Audio(speaker.decode(speaker.encode(clip)), speaker.sample_rate) for clip in sources]
+    said = transcripts(recogniser, clips)
+    original, coded = transcripts(recogniser, sources), transcripts(recogniser, through)
+    figures: dict[str, float] = {"examples": len(examples)}
+    for language in sorted(set(languages)):
+        own = [i for i, name in enumerate(languages) if name == language]
+        for name, heard in (("talker", said), ("codec", coded), ("source", original)):
+            figures[f"wer {name} {language}"] = word_error_rate(
+                [truths[i] for i in own], [heard[i] for i in own]
+            )
+    figures["wer talker"] = word_error_rate(truths, said)
+    figures["wer codec"] = word_error_rate(truths, coded)
+    figures["wer source"] = word_error_rate(truths, original)
+    figures["skipped"], figures["repeated"] = skips_and_repeats(truths, said)
+    figures["skipped source"], figures["repeated source"] = skips_and_repeats(truths, original)
+    length = sum(clip.seconds for clip in clips)
+    figures["seconds spoken"] = length
+    figures["seconds of source"] = sum(clip.seconds for clip in sources)
+    figures["RTF, batches of 8"] = seconds / length
+    return figures

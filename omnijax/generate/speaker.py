@@ -1,0 +1,238 @@
+"""A voice that speaks text as it comes: Talker, MTP and Code2Wav as one pipeline of packets.
+
+    speech = speaker.start(speaker.voice("anna"))
+    speech.push("the red circle ")           # as the text grows
+    for samples in speech.packets(): ...      # what can be said of it so far
+    speech.push("is left.", last=True)
+    for samples in speech.packets(): ...
+
+The Talker waits for late text and never invents any; a packet is 4 frames, 320 ms of sound.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from omnijax.errors import UserError
+from omnijax.generate.speech import ENDLESS, SpeechConfig, SpeechGenerator, SpeechStream
+from omnijax.media.audio import Audio, check_audio, resample
+from omnijax.models.codec import (
+    SAMPLE_RATE,
+    Codec,
+    flush_encode,
+    init_decode_state,
+    init_encode_stream,
+    stream_decode,
+    stream_encode,
+)
+from omnijax.models.talker import Talker
+from omnijax.models.talker.prompt import Voice, chat_marks, prompt_row
+from omnijax.text.tokenizer import Tokenizer
+from omnijax.typing import Float, Int, PyTree
+
+SHORTEST_REFERENCE, LONGEST_REFERENCE = 0.8, 10.0  # seconds of sound that show a voice
+SILENT = 0.01  # peak below which a reference is silent
+CLIPPED = 0.01  # share of samples at full scale above which a reference is clipped
+LONGEST_TOKEN = 1.0  # seconds of speech a text token; a runaway answer is cut there
+PACE = 2.5  # frames a text token, where nothing better is known
+_WORD = re.compile(r"(?<=\S) (?=\S)")
+_WORD_START = re.compile(r"(?<=\S)(?= \S)")
+
+
+class StoredVoice(NamedTuple):
+    """Reference frames and a description of a voice that a Talker was trained on."""
+
+    name: str
+    description: str
+    codes: Int[np.ndarray, "R Q"]
+
+
+class Speaker:
+    """A Talker and its codec, and the voices stored with them."""
+
+    sample_rate = SAMPLE_RATE
+
+    def __init__(
+        self,
+        talker: Talker,
+        talker_params: PyTree,
+        codec: Codec,
+        codec_params: PyTree,
+        tokenizer: Tokenizer,
+        voices: Sequence[StoredVoice] = (),
+        config: SpeechConfig | None = None,
+        *,
+        max_len: int = 1024,
+        pace: float = PACE,
+    ):
+        """`pace`: frames that a text token takes on average, by which `Speech.said` is told."""
+        ours = (talker.config.codebooks, talker.config.codebook_size)
+        theirs = (codec.config.codebooks, codec.config.codes)
+        if ours != theirs:
+            raise UserError(f"(codebooks, codes): the Talker has {ours}, the codec {theirs}")
+        self.generator = SpeechGenerator(talker, talker_params, config, max_len=max_len)
+        self.talker, self.codec, self._codec_params = talker, codec, {"params": codec_params}
+        self.tokenizer, self.pace = tokenizer, pace
+        self.voices: Mapping[str, StoredVoice] = {voice.name: voice for voice in voices}
+        self._marks = chat_marks(tokenizer)
+
+    def voice(self, name: str | None = None, *, describe: str | None = None) -> Voice:
+        """A stored voice by name (None: the first one), or one that is described in words.
+
+        Raises:
+          UserError: no such voice; the message names those that there are.
+        """
+        if describe is not None and name is None:
+            if not describe.strip():
+                raise UserError("the description of the voice is empty")
+            return Voice(self.tokenizer.encode(describe.strip().lower(), literal=True), None)
+        if not self.voices:
+            raise UserError("this Talker has no stored voices: describe one or give a reference")
+        name = next(iter(self.voices)) if name is None else name
+        if name not in self.voices:
+            raise UserError(f"no voice {name!r}, there are {', '.join(self.voices)}")
+        stored = self.voices[name]
+        words = stored.description if describe is None else describe.strip().lower()
+        return Voice(self.tokenizer.encode(words, literal=True), stored.codes)
+
+    def clone(self, reference: Audio) -> Voice:
+        """The voice of a clip of 0.8 to 10 s.
+
+        Raises:
+          UserError: the clip is too short, too long, silent or clipped.
+        """
+        check_audio(reference, "the reference")
+        if not SHORTEST_REFERENCE <= reference.seconds <= LONGEST_REFERENCE:
+            raise UserError(
+                f"the reference lasts {reference.seconds:.2f} s, a voice is shown by "
+                f"{SHORTEST_REFERENCE:g} to {LONGEST_REFERENCE:g} s"
+            )
+        peak = float(np.abs(reference.samples).max())
+        if peak < SILENT:
+            raise UserError(f"the reference is silent: its peak is {peak:.4f} of 1")
+        share = float(np.mean(np.abs(reference.samples) >= 0.999))
+        if share > CLIPPED:
+            raise UserError(f"the reference is clipped: {share:.1%} of it is at full scale")
+        return Voice((), self.encode(reference))
+
+    def encode(self, clip: Audio) -> Int[np.ndarray, "R Q"]:
+        """A clip as codec frames, the last one filled with silence."""
+        samples = resample(clip, SAMPLE_RATE).samples[None]
+        stream, codes = stream_encode(
+            self.codec, self._codec_params, init_encode_stream(self.codec), samples
+        )
+        if stream.pending.shape[1]:
+            rest = flush_encode(self.codec, self._codec_params, stream)[1]
+            codes = np.concatenate([codes, rest], axis=1)
+        return codes[0]
+
+    def decode(self, codes: Int[np.ndarray, "R Q"]) -> Float[np.ndarray, "A"]:
+        """Samples of frames, whole."""
+        state = init_decode_state(self.codec)
+        return stream_decode(self.codec, self._codec_params, state, codes[None])[1][0]
+
+    def start(
+        self, voice: Voice, *, language: str | None = None, seed: int = 0, max_frames: int = ENDLESS
+    ) -> "Speech":
+        """An answer that is about to be spoken.
+
+        Raises:
+          UserError: a language that the Talker has not learned.
+        """
+        prompt = prompt_row(self.talker.config, self._marks, voice=voice, language=language)
+        return Speech(self, self.generator.start([prompt], seed=seed, max_frames=max_frames))
+
+    def say(
+        self,
+        texts: Sequence[str],
+        voices: Sequence[Voice],
+        *,
+        languages: Sequence[str | None] | None = None,
+        seed: int = 0,
+    ) -> list[Float[np.ndarray, "_"]]:
+        """A batch of whole answers, each its own length."""
+        languages = languages or [None] * len(texts)
+        prompts = [
+            prompt_row(self.talker.config, self._marks, voice=voice, language=language)
+            for voice, language in zip(voices, languages, strict=True)
+        ]
+        ids = [self.tokenizer.encode(speakable(text), literal=True) for text in texts]
+        limit = max(int(len(row) * LONGEST_TOKEN * self.codec.config.frame_rate) for row in ids)
+        codes = self.generator(prompts, ids, seed=seed, max_frames=limit)
+        return [self.decode(row) if len(row) else np.zeros(0, np.float32) for row in codes]
+
+
+def speakable(text: str) -> str:
+    """The text, or an error where it has no letter or digit to say."""
+    if not any(c.isalnum() for c in text):
+        raise UserError(f"there is nothing to say in {text!r}: it has no letter and no digit")
+    return text
+
+
+class Speech:
+    """One answer: text in as it grows, samples out as they are made."""
+
+    def __init__(self, speaker: Speaker, stream: SpeechStream):
+        self._speaker, self._stream = speaker, stream
+        self._decoder = init_decode_state(speaker.codec)
+        self._held, self._tokens, self._begun = "", 0, False
+        self._closed = False
+        self._pieces: list[tuple[int, str]] = []  # (text tokens up to here, the piece)
+        self.codes: list[Int[np.ndarray, "_ Q"]] = []  # of every packet so far
+        self.read: list[int] = []  # text tokens that had been read at each packet
+
+    def push(self, text: str, *, last: bool = False) -> None:
+        """More of the text. A word is read once the next begins, for its tokens to be certain."""
+        self._held += text
+        ends = [match.start() for match in _WORD.finditer(self._held)]
+        cut = len(self._held) if last else (ends[-1] if ends else 0)
+        ready, self._held = self._held[:cut], self._held[cut:]
+        self._begun |= any(c.isalnum() for c in ready)
+        if last and not self._begun:
+            self._closed = True  # nothing to say: no sound, no noise
+            return
+        ids: list[int] = []
+        for word in _WORD_START.split(ready) if ready else ():
+            own = self._speaker.tokenizer.encode(word, literal=True)
+            ids += own
+            self._tokens += len(own)
+            self._pieces.append((self._tokens, word))
+        if ids or last:
+            self._stream.push(ids, last=last)
+
+    def packets(self) -> Iterator[Float[np.ndarray, "_"]]:
+        """The samples that can be said now, packet by packet, until text is needed or the end."""
+        while not self.done and not self._stream.waiting[0]:
+            frames = self._stream.step()[0]
+            if not len(frames):
+                continue
+            self.codes.append(frames)
+            self.read.append(self._stream.read[0])
+            self._decoder, samples = stream_decode(
+                self._speaker.codec, self._speaker._codec_params, self._decoder, frames[None]
+            )
+            yield samples[0]
+
+    @property
+    def done(self) -> bool:
+        return self._closed or self._stream.done[0]
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended: "stop", "length", "nothing to say"; None: it goes on."""
+        return "nothing to say" if self._closed else self._stream.reasons[0]
+
+    @property
+    def said(self) -> str:
+        """The words that have been spoken: all at the end, before it as many as fit the pace.
+
+        Where a word ends in the sound is known to nobody: the Talker has no alignment.
+        """
+        frames = sum(map(len, self.codes))
+        tokens = frames / self._speaker.pace
+        if self.reason == "stop":
+            tokens = self._tokens
+        read = min(tokens, self._stream.read[0])
+        return "".join(piece for end, piece in self._pieces if end <= read)

@@ -1,0 +1,131 @@
+"""Stages of the codec: crops of speech, an AuT as teacher, judges where the stage has them."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from omnijax.data import Pipeline
+from omnijax.data.crops import CropsConfig, make_crops_pipeline
+from omnijax.errors import UserError
+from omnijax.media.processor import ProcessorConfig
+from omnijax.models.aut import AuT
+from omnijax.models.codec import SAMPLE_RATE, Codec, CodecConfig
+from omnijax.models.codec.discriminators import DiscriminatorConfig, Discriminators
+from omnijax.models.thinker import ThinkerConfig
+from omnijax.train.checkpoint import load_weights, read_params, save_weights
+from omnijax.train.kinds import Config, Kind, weights_folder
+from omnijax.train.objectives.codec import CodecLossConfig, codec_objective
+from omnijax.train.stages import RunConfig, Stage, from_dict, to_dict
+from omnijax.train.state import Objective, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CodecTraining:
+    """What a codec's stage has beside its codec: crops, losses, teacher, judges."""
+
+    frames: int = 20  # a crop
+    # Codebook 0 learns to carry what an AuT makes of the crop: that of these weights; "": none.
+    # A stage that starts from another takes the teacher over with the rest.
+    teacher: str = "weights:nano"
+    decoded: bool = True  # False: the encoder and the codebooks alone
+    judged: bool = False  # adversarial losses
+    losses: CodecLossConfig = CodecLossConfig()
+    judges: DiscriminatorConfig = DiscriminatorConfig()
+
+    def __post_init__(self):
+        if self.frames < 1:
+            raise UserError(f"frames is {self.frames}, it must be at least 1")
+
+
+def resolve(config: Config) -> dict[str, Any]:
+    """Defaults and the teacher's weights written out; a crop must be whole chunks for it."""
+    codec = from_dict(CodecConfig, config["codec"], "config.codec.")
+    training = from_dict(CodecTraining, config["training"], "config.training.")
+    processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
+    if training.teacher:
+        seconds = training.frames * codec.samples_per_frame / SAMPLE_RATE
+        hop = processor.mel.hop / processor.sample_rate
+        chunks = seconds / (hop * processor.audio_chunk_frames)
+        if abs(chunks - round(chunks)) > 1e-6 or chunks < 1:
+            raise UserError(
+                f"config.training.frames is {training.frames}: {seconds:g} s are {chunks:g} of the "
+                "teacher's chunks, they must be whole ones"
+            )
+    stage = dict(config["stage"])
+    if training.teacher and not stage["starts_from"]:
+        stage["starts_from"] = [f"audio={training.teacher}"]
+    parts = {"codec": to_dict(codec), "training": to_dict(training), "stage": stage}
+    return {**config, **json.loads(json.dumps(parts))}
+
+
+def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
+    """Crops of a split's speech."""
+    codec = from_dict(CodecConfig, config["codec"], "config.codec.")
+    training = from_dict(CodecTraining, config["training"], "config.training.")
+    crops = CropsConfig(
+        mixture=stage.weights(),
+        split=split,
+        data_dir=run.data_dir or None,
+        batch_size=stage.batch,
+        samples=training.frames * codec.samples_per_frame,
+        heard=bool(training.teacher),
+        seed=stage.seed,
+        shuffle=split == "train",
+        threads=run.threads,
+    )
+    processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
+    return make_crops_pipeline(crops, processor=processor)
+
+
+def objective(config: Config, stage: Stage, example: Any) -> Objective:
+    """The codec's objective, its teacher the "audio" part of the config's model."""
+    training = from_dict(CodecTraining, config["training"], "config.training.")
+    model = from_dict(ThinkerConfig, config["model"], "config.model.")
+    if training.teacher and model.aut is None:
+        raise UserError("config.training.teacher is given, but config.model.aut is None")
+    return codec_objective(
+        Codec(from_dict(CodecConfig, config["codec"], "config.codec.")),
+        example,
+        training.losses,
+        judges=Discriminators(training.judges) if training.judged else None,
+        teacher=AuT(model.aut) if training.teacher else None,
+        decoded=training.decoded,
+    )
+
+
+CODEC = Kind(
+    sections={
+        "codec": CodecConfig,
+        "training": CodecTraining,
+        "model": ThinkerConfig,
+        "processor": ProcessorConfig,
+    },
+    resolve=resolve,
+    data=data,
+    objective=objective,
+)
+
+
+def load_codec(weights: str | Path) -> tuple[Codec, Params]:
+    """A codec and its parameters: "nano" (the shipped one), an exported folder, or a run."""
+    directory = weights_folder(f"{weights}")
+    if str(weights) == "nano":
+        directory = directory / "codec"
+    if not directory.is_dir():
+        raise UserError(f"no codec at {str(weights)!r}: give a folder of weights, or a run")
+    if (directory / "checkpoints").is_dir():
+        params, config = read_params(directory / "checkpoints")
+        params = params["codec"]
+    else:
+        params, config = load_weights(directory)
+    if "codec" not in config:
+        raise UserError(f"the config in {directory} has no codec")
+    return Codec(from_dict(CodecConfig, config["codec"], "config.codec.")), params
+
+
+def export_codec(run: Path, directory: Path) -> Path:
+    """The codec of a run alone, without judges, teacher and averages; returns the weights' file."""
+    params, config = read_params(run / "checkpoints")
+    kept = {name: config[name] for name in ("name", "codec", "training", "stage", "corpus")}
+    return save_weights(directory, params["codec"], json.loads(json.dumps(kept)))

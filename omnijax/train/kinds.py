@@ -1,0 +1,47 @@
+"""How the stages of one objective get their data and their loss: what a recipe must know of it."""
+
+import importlib.resources
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omnijax.text.tokenizer import Tokenizer
+from omnijax.train.stages import RunConfig, Stage
+from omnijax.train.state import Objective
+
+Config = Mapping[str, Any]  # a run's, as plain values
+
+
+class Kind(NamedTuple):
+    """One kind of stage. `Stage.objective` names it, `recipe.KINDS` has them all.
+
+    sections: config class of each section that decides what is learned, beside "stage".
+    resolve: the config with what follows from other parts of it; raises where parts do not fit.
+    data: (config, stage, run, split) -> batches with `get_state`, `set_state` and `close`.
+    objective: (config, stage, a batch for its shapes) -> what is optimised.
+    """
+
+    sections: Mapping[str, type]
+    resolve: Callable[[Config], dict[str, Any]]
+    data: Callable[[Config, Stage, RunConfig, str], Any]
+    objective: Callable[[Config, Stage, Any], Objective]
+
+
+def weights_folder(name: str) -> Path:
+    """A folder of weights by path; "nano" is the one in this package."""
+    if name == "nano":
+        return Path(str(importlib.resources.files("omnijax") / "assets/nano"))
+    return Path(name)
+
+
+def open_tokenizer(path: str) -> Tokenizer:
+    """A tokenizer.json by path; "nano" is the one in this package."""
+    if path == "nano":
+        path = str(weights_folder(path) / "tokenizer.json")
+    return Tokenizer.from_file(path)
+
+
+def memory_gb() -> float:
+    """What this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -1,0 +1,124 @@
+"""Stored speech to the Talker's rows: voices shown by other utterances, legal schedules, an order
+that a checkpoint keeps."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from omnijax.data.codes import CodesSource, Utterance, fingerprint, write_codes
+from omnijax.data.talker import RowMaker, TalkerDataConfig, make_talker_pipeline
+from omnijax.errors import UserError
+from omnijax.models.talker import aria, presets
+from omnijax.text import nano_tokenizer
+
+TOKENIZER = nano_tokenizer()
+TALKER = presets.nano()
+SOURCE = "codes:here"
+
+
+def utterances():
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        voice, language = ("anna", "ben")[i % 2], ("en", "de")[i // 2 % 2]
+        # Frames of utterance i have i in codebook 1, so that they are known again.
+        codes = rng.integers(0, 256, (8 + i, 16))
+        codes[:, 1] = i
+        yield Utterance(f"the red circle {i}", language, voice, f"{voice} speaks", codes)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("codes")
+    assert write_codes(folder, "train", utterances(), "abc") == 24
+    return CodesSource(folder, "train")
+
+
+def config(**fields):
+    return TalkerDataConfig(**{"mixture": ((SOURCE, 1.0),), "max_tokens": 400} | fields)
+
+
+def pipeline(source, **fields):
+    return make_talker_pipeline(
+        config(**fields), talker=TALKER, tokenizer=TOKENIZER, sources={SOURCE: source}
+    )
+
+
+def test_what_is_written_is_read(source):
+    assert len(source) == 24 and source.codec == "abc"
+    for place, said in enumerate(utterances()):
+        read = source[place]
+        assert read[:4] == said[:4]
+        np.testing.assert_array_equal(read.codes, said.codes)
+    assert {source[p].voice for p in source.of_voice("ben")} == {"ben"}
+    assert len(source.of_voice("ben")) == 12
+
+
+def test_a_voice_is_shown_by_another_utterance_of_its_own(source):
+    maker = RowMaker(config(shown=1.0, described=0.0, joined=(1.0,)), TALKER, TOKENIZER)
+    languages = set()
+    for place in range(len(source)):
+        voice = maker._voice(source, place, np.random.default_rng(place))
+        (shown,) = set(voice.reference[:, 1].tolist())
+        assert shown != place and source[shown].voice == source[place].voice
+        languages.add((source[shown].language, source[place].language))
+        assert not len(voice.description)
+    assert ("en", "de") in languages or ("de", "en") in languages  # across languages too
+
+
+@pytest.mark.parametrize("name", ["random", "chunked", "earliest"])
+def test_every_drawn_schedule_is_legal(name):
+    maker = RowMaker(config(schedules=(f"{name}=1",)), TALKER, TOKENIZER)
+    rng = np.random.default_rng(0)
+    for text, frames in ((1, 5), (12, 30), (20, 7), (3, 1)):
+        schedule = maker.schedule(text, frames, rng)
+        assert aria.is_legal(schedule) and schedule.sum() == frames
+
+
+def test_a_row_predicts_the_items_frames_and_its_end(source):
+    maker = RowMaker(config(joined=(0.0, 1.0)), TALKER, TOKENIZER)
+    row = maker.make(source, 3, np.random.default_rng(0))
+    frames = row.targets[row.kinds == aria.FRAME]
+    own = source[3].codes
+    np.testing.assert_array_equal(frames[: len(own)], own)
+    second = source[int(frames[-1, 1])]
+    assert (second.voice, second.language) == (source[3].voice, source[3].language)
+    np.testing.assert_array_equal(frames[len(own) :], second.codes)
+    (end,) = row.targets[row.kinds == aria.END][:, 0]
+    assert end == TALKER.codec_eos_id
+
+
+def test_a_pipeline_set_to_a_saved_state_goes_on_as_if_never_stopped(source):
+    stream = pipeline(source)
+    first = next(stream)
+    assert first.counts()[1] == int((first.kinds > 0).sum()) > 0
+    assert first.inputs.segment_ids.max() > 1  # packed
+    state = stream.get_state()
+    expected = [next(stream) for _ in range(2)]
+    again = pipeline(source, threads=0)
+    again.set_state(state)
+    for batch in expected:
+        jax.tree.map(np.testing.assert_array_equal, next(again), batch)
+    with pytest.raises(UserError, match="belongs to other data"):
+        pipeline(source, described=0.1).set_state(state)
+
+
+def test_a_fingerprint_is_the_codebooks_at_the_precision_in_which_they_are_kept():
+    books = np.random.default_rng(0).standard_normal((2, 4, 3)).astype(np.float32)
+    kept = np.asarray(jax.numpy.asarray(books, "bfloat16"), np.float32)
+    assert fingerprint(books) == fingerprint(kept) != fingerprint(books + 1)
+
+
+def test_what_does_not_fit_is_named(source, tmp_path):
+    with pytest.raises(UserError, match="no codes at .*train.npz: experiments/talker.py codes"):
+        CodesSource(tmp_path)
+    with pytest.raises(UserError, match=r"'the red circle \d+' does not fit: it has \d+ positions"):
+        next(pipeline(source, max_tokens=12))
+    small = dataclasses.replace(TALKER, codebook_size=200)
+    with pytest.raises(UserError, match=r"has code \d+, config.talker.codebook_size is 200"):
+        make_talker_pipeline(config(), talker=small, tokenizer=TOKENIZER, sources={SOURCE: source})
+    with pytest.raises(UserError, match="schedules: 'late=1' is not NAME=SHARE"):
+        config(schedules=("late=1",))
+    with pytest.raises(UserError, match="has no frames"):
+        write_codes(tmp_path, "train", [Utterance("x", "en", "a", "b", np.zeros((0, 16)))], "abc")

@@ -1,0 +1,48 @@
+"""Speech metrics: perfect for the clip itself, worse with more noise, and clear about bad input."""
+
+import numpy as np
+import pytest
+
+from omnijax.errors import UserError
+from omnijax.eval.speech import codebook_use, mel_distance, stoi
+from omnijax.media import Audio
+
+
+@pytest.fixture(scope="module")
+def speech():
+    from omnijax.data.omniworld import live
+
+    return live("validation", tasks=["say"])[0]["meta"]["speech"]
+
+
+def noisy(clip, size):
+    noise = np.random.default_rng(0).standard_normal(len(clip.samples)) * size
+    return clip._replace(samples=(clip.samples + noise).astype(np.float32))
+
+
+def test_the_clip_itself_is_perfect_and_more_noise_is_worse(speech):
+    assert stoi(speech, speech) == pytest.approx(1, abs=1e-6)
+    assert mel_distance(speech, speech) == 0
+    little, much = noisy(speech, 0.01), noisy(speech, 0.3)
+    assert 1 > stoi(speech, little) > stoi(speech, much)
+    assert 0 < mel_distance(speech, little) < mel_distance(speech, much)
+
+
+def test_codebook_use_counts_codes_and_their_evenness():
+    codes = np.array([[0, 3], [1, 3], [2, 3], [3, 3]])
+    use = codebook_use([codes[:1], codes[1:]], size=4)
+    np.testing.assert_allclose(use.share, [1, 0.25])
+    np.testing.assert_allclose(use.perplexity, [4, 1])
+
+
+def test_clips_that_cannot_be_compared_are_refused(speech):
+    shorter = speech._replace(samples=speech.samples[:-1])
+    with pytest.raises(UserError, match="one length and rate"):
+        stoi(speech, shorter)
+    with pytest.raises(UserError, match="one length and rate"):
+        mel_distance(speech, speech._replace(sample_rate=16_000))
+    silent = Audio(np.zeros(24_000, np.float32), 24_000)
+    with pytest.raises(UserError, match="STOI needs 0.4 s of speech"):
+        stoi(silent, silent)
+    with pytest.raises(UserError, match="no codes"):
+        codebook_use([], size=4)

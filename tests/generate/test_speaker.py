@@ -1,0 +1,116 @@
+"""Text as it comes, sound as it is made: the same sound however the text arrived."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omnijax.errors import UserError
+from omnijax.media import Audio
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny_speaker as tiny  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+TEXT = "the red circle is left of the blue cross"
+LIMIT = 30
+
+
+@pytest.fixture(scope="module")
+def speaker():
+    return tiny.speaker()
+
+
+def spoken(speaker, *pieces):
+    speech = speaker.start(speaker.voice("anna"), max_frames=LIMIT)
+    sound = []
+    for i, piece in enumerate(pieces):
+        speech.push(piece, last=i == len(pieces) - 1)
+        sound.append(tiny.drained(speech))
+    return speech, sound
+
+
+def test_streamed_sound_is_what_the_same_codes_give_offline(speaker):
+    speech, sound = spoken(speaker, TEXT)
+    codes = np.concatenate(speech.codes)
+    assert len(codes) == LIMIT and speech.done and speech.reason == "length"
+    np.testing.assert_allclose(np.concatenate(sound), speaker.decode(codes), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ("the red circle ", "is left of ", "the blue cross"),
+        tuple(TEXT),
+        ("the red circle is left of the blue cro", "ss", ""),
+    ],
+)
+def test_late_and_split_text_gives_the_same_sound_and_waits_for_it(speaker, pieces):
+    whole, (at_once,) = spoken(speaker, TEXT)
+    speech, sound = spoken(speaker, *pieces)
+    np.testing.assert_allclose(np.concatenate(sound), at_once, atol=1e-5)
+    assert all(read <= whole.read[-1] for read in speech.read)
+    early = sum(map(len, sound[:-1])) // speaker.codec.config.samples_per_frame
+    assert early < LIMIT  # it did not speak on without text
+
+
+def test_a_voice_is_heard_in_the_codes(speaker):
+    anna = spoken(speaker, TEXT)[0].codes
+    speech = speaker.start(speaker.voice("ben"), max_frames=LIMIT)
+    speech.push(TEXT, last=True)
+    tiny.drained(speech)
+    assert not np.array_equal(np.concatenate(anna), np.concatenate(speech.codes))
+
+
+def test_answers_of_a_batch_are_each_what_they_are_alone(speaker):
+    texts = [TEXT, "a bell"]
+    voices = [speaker.voice("anna"), speaker.voice("ben")]
+    both = speaker.say(texts, voices)
+    for text, voice, batched in zip(texts, voices, both, strict=True):
+        alone = speaker.say([text], [voice])[0]
+        shared = min(len(alone), len(batched))
+        np.testing.assert_allclose(batched[:shared], alone[:shared], atol=1e-5)
+
+
+def test_what_was_said_grows_with_the_sound_and_is_never_ahead_of_the_text(speaker):
+    speech = speaker.start(speaker.voice("anna"), max_frames=LIMIT)
+    speech.push(TEXT, last=True)
+    seen = []
+    for _ in speech.packets():
+        seen.append(speech.said)
+        assert TEXT.startswith(speech.said)
+    assert seen == sorted(seen, key=len) and seen[0] != seen[-1]
+
+
+def test_nothing_that_can_be_said_is_silence_and_not_noise(speaker):
+    speech = speaker.start(speaker.voice())
+    speech.push(" ... !", last=True)
+    assert speech.done and speech.reason == "nothing to say"
+    assert not len(tiny.drained(speech))
+    with pytest.raises(UserError, match="nothing to say in '!'"):
+        speaker.say(["!"], [speaker.voice()])
+
+
+def test_a_clip_shows_a_voice_and_a_bad_clip_is_refused(speaker):
+    rng = np.random.default_rng(0)
+    clip = (0.1 * rng.standard_normal(24_000)).astype(np.float32)
+    voice = speaker.clone(Audio(clip, 24_000))
+    assert voice.reference.shape == (500, 4) and not len(voice.description)
+    for samples, message in (
+        (clip[:1000], "lasts 0.04 s, a voice is shown by 0.8 to 10 s"),
+        (0 * clip, "the reference is silent: its peak is 0.0000"),
+        (np.sign(clip), "the reference is clipped: 100.0% of it"),
+        (clip * np.nan, "must be a finite number"),
+    ):
+        with pytest.raises(UserError, match=message):
+            speaker.clone(Audio(samples.astype(np.float32), 24_000))
+
+
+def test_a_voice_or_language_that_is_not_known_is_named(speaker):
+    with pytest.raises(UserError, match="no voice 'zoe', there are anna, ben"):
+        speaker.voice("zoe")
+    with pytest.raises(UserError, match="the language 'xx' is unknown to this Talker"):
+        speaker.start(speaker.voice(), language="xx")
+    with pytest.raises(UserError, match="description of the voice is empty"):
+        speaker.voice(describe=" ")
