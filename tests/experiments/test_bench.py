@@ -98,5 +98,5 @@ def test_samples_beside_a_slow_control_are_rejected_on_both_sides_and_counted():
 
 def test_a_table_that_there_is_not_is_refused(monkeypatch):
     monkeypatch.setattr(bench, "ONLY", type("Flag", (), {"value": ["gdn", "nothing"]}))
-    with pytest.raises(UserError, match="no table is called 'nothing'; there are gdn, conv"):
+    with pytest.raises(UserError, match="no table is called 'nothing'; there are gdn, growth"):
         bench.main()
