@@ -1,0 +1,183 @@
+"""The codec's and the Talker's stages from config to checkpoint, at the least size."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omnijax.data.codes import Utterance, write_codes
+from omnijax.errors import UserError
+from omnijax.media import nano_processor
+from omnijax.models import presets
+from omnijax.models.codec.discriminators import DiscriminatorConfig
+from omnijax.models.codec.losses import EnvelopeConfig, MelLossConfig
+from omnijax.models.talker import presets as talkers
+from omnijax.pretrained import export_talker, load_speaker
+from omnijax.sharding import flatten
+from omnijax.text import nano_tokenizer
+from omnijax.train.checkpoint import read_params
+from omnijax.train.codec import CodecTraining, export_codec, load_codec
+from omnijax.train.objectives.codec import ENCODER, GENERATOR, JUDGES, CodecLossConfig
+from omnijax.train.recipe import resolve, run_stage
+from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
+from omnijax.train.talker import TalkerTraining
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "codec"))
+import tiny_codec as tiny  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+MESH = {"data": 1, "fsdp": 1, "context": 1, "tensor": 1, "expert": 1}
+RUN = to_dict(RunConfig(progress=False, eval_batches=1, log_every=1, threads=0))
+# Least squares: within its margins the hinge's gradient of a score's bias is exactly zero.
+LOSSES = CodecLossConfig(
+    kind="least_squares",
+    envelope=1.0,
+    mel_scales=MelLossConfig(windows=(64, 128), bins=(8, 12)),
+    envelopes=EnvelopeConfig(steps=2, bins=4),
+)
+JUDGE = DiscriminatorConfig(
+    periods=(2,), period_channels=(2, 3), windows=(32,), spectrum_channels=(2,), time_stride=2
+)
+
+
+def codec_config(steps, trains, **training):
+    return {
+        "name": "tiny",
+        "codec": to_dict(tiny.config()),
+        "training": to_dict(
+            CodecTraining(frames=20, teacher="", losses=LOSSES, judges=JUDGE, **training)
+        ),
+        "model": to_dict(presets.nano()),
+        "processor": to_dict(nano_processor()),
+        "stage": to_dict(
+            Stage(
+                name="codec",
+                objective="codec",
+                trains=trains,
+                mixture=("omniworld_live/say=1",),
+                steps=steps,
+                batch=2,
+                optimizer=OptimizerConfig(schedule="constant", warmup_steps=1, weight_decay=0.0),
+            )
+        ),
+        "mesh": MESH,
+        "run": RUN,
+    }
+
+
+def talker_config(codes, steps):
+    talker = dataclasses.replace(
+        talkers.tiny(),
+        codebook_size=11,
+        text_vocab_size=nano_tokenizer().vocab_size,
+        languages=tuple((name, 12 + i) for i, name in enumerate(("de", "en", "es", "fr"))),
+    )
+    return {
+        "name": "tiny",
+        "tokenizer": "nano",
+        "talker": to_dict(talker),
+        "training": to_dict(TalkerTraining(mtp_frames=16)),
+        "stage": to_dict(
+            Stage(
+                name="talker",
+                objective="talker",
+                trains=(r"^(?!hidden_projection/)",),
+                mixture=(f"codes:{codes}=1",),
+                steps=steps,
+                batch=1,
+                tokens=160,
+                optimizer=OptimizerConfig(schedule="constant", warmup_steps=1, weight_decay=0.0),
+            )
+        ),
+        "mesh": MESH,
+        "run": RUN,
+    }
+
+
+def params_of(run):
+    return flatten(read_params(run / "checkpoints")[0])
+
+
+def still(before, after):
+    return {path for path in before if np.array_equal(before[path], after[path])}
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("voices")
+    rng = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        made = (
+            Utterance(f"a bell {i}", "en", "ab"[i % 2], "a man", rng.integers(0, 11, (9, 4)))
+            for i in range(8)
+        )
+        write_codes(folder, split, made, "0123")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_codec_stage_moves_every_parameter_and_a_resumed_run_is_one_never_stopped(tmp_path):
+    trains = (*GENERATOR, *JUDGES)
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    run_stage(codec_config(4, trains, judged=True), whole, Path)
+    first = codec_config(4, trains, judged=True)
+    first["run"] = {**RUN, "time_limit_minutes": 1e-9}  # a checkpoint after the first step
+    assert not run_stage(first, halves, Path).finished
+    begun = params_of(halves)
+    assert run_stage(codec_config(4, trains, judged=True), halves, Path).finished
+    ended = params_of(whole)
+    assert not still(begun, ended)
+    for path, leaf in params_of(halves).items():
+        np.testing.assert_array_equal(leaf, ended[path], err_msg=path)
+
+    export_codec(whole, tmp_path / "codec")
+    codec, params = load_codec(tmp_path / "codec")
+    assert codec.config == tiny.config()
+    np.testing.assert_allclose(params["code2wav"]["conv_in"]["kernel"],
+                               ended["codec/code2wav/conv_in/kernel"], atol=1e-2)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_an_encoder_alone_learns_and_code2wav_stands_still(tmp_path):
+    result = run_stage(codec_config(3, ENCODER, decoded=False), tmp_path, Path)
+    assert "mel" not in result.metrics and result.metrics["envelope"] > 0
+    one = run_stage(codec_config(1, ENCODER, decoded=False), tmp_path / "one", Path)
+    assert one.finished
+    same = still(params_of(tmp_path / "one"), params_of(tmp_path))
+    assert same and all(path.startswith("codec/code2wav/") for path in same)
+
+
+def test_a_talker_stage_trains_every_parameter_and_its_voice_is_packed(codes, tmp_path):
+    config = talker_config(codes, 3)
+    first = {**config, "run": {**RUN, "time_limit_minutes": 1e-9}}
+    assert not run_stage(first, tmp_path / "run", Path).finished
+    begun = params_of(tmp_path / "run")
+    result = run_stage(config, tmp_path / "run", Path)
+    assert result.finished
+    for name in ("semantic", "end", "residual", "codec_chance", "residual_chance", "residual_3"):
+        assert np.isfinite(result.metrics[name]), name
+    unmoved = still(begun, params_of(tmp_path / "run"))
+    assert all(path.startswith("hidden_projection/") for path in unmoved), unmoved
+
+    export_talker(tmp_path / "run", tmp_path / "voice" / "talker", codes)
+    with np.load(tmp_path / "voice" / "talker" / "voices.npz") as file:
+        assert file["a"].shape == (9, 4)
+    with pytest.raises(UserError, match="no readable weights|no codec"):
+        load_speaker(str(tmp_path / "voice"))
+
+
+def test_what_does_not_fit_together_is_said_before_anything_runs(codes):
+    config = codec_config(1, ENCODER)
+    config["training"]["teacher"] = "weights:nano"
+    with pytest.raises(UserError, match="must be whole"):
+        resolve(config)
+    config = talker_config(codes, 1)
+    config["talker"]["text_vocab_size"] = 100
+    with pytest.raises(UserError, match="text_vocab_size|tts_pad_id"):
+        resolve(config)
+    config = talker_config(codes, 1)
+    config["talker"]["codebooks"] = 8
+    with pytest.raises(UserError, match="has 4 codebooks, config.talker.codebooks is 8"):
+        run_stage(config, codes / "never", Path)
