@@ -121,7 +121,9 @@ def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> S
             voices = [StoredVoice(name, words, file[name].astype(np.int32)) for name, words in rows]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"no readable voices in {directory / 'talker'}: {error}") from None
-    return Speaker(Talker(talker), params, codec, codec_params, tokenizer, voices, speech)
+    return Speaker(
+        Talker(talker), params, codec, codec_params, tokenizer, voices, speech, pace=config["pace"]
+    )
 
 
 def export_talker(run: Path, directory: Path, codes: str | Path) -> Path:
@@ -129,13 +131,17 @@ def export_talker(run: Path, directory: Path, codes: str | Path) -> Path:
     params, config = read_params(run / "checkpoints")
     source = CodesSource(codes, "validation")
     kept = {name: config[name] for name in ("name", "tokenizer", "talker", "training", "stage")}
-    file = save_weights(directory, params, json.loads(json.dumps({**kept, "codec": source.codec})))
+    tokenizer = open_tokenizer(config["tokenizer"])
+    said = [source[place] for place in range(len(source))]
+    tokens = sum(len(tokenizer.encode(one.text, literal=True)) for one in said)
+    kept |= {"codec": source.codec, "pace": sum(len(one.codes) for one in said) / tokens}
+    file = save_weights(directory, params, json.loads(json.dumps(kept)))
     rows, frames = [], {}
     for voice in sorted({name for name, _ in source.by_voice}):
         # The longest: the most of a voice.
-        said = max((source[place] for place in source.of_voice(voice)), key=lambda u: len(u.codes))
-        rows.append((voice, said.description))
-        frames[voice] = said.codes.astype(np.int16)
+        most = max((one for one in said if one.voice == voice), key=lambda one: len(one.codes))
+        rows.append((voice, most.description))
+        frames[voice] = most.codes.astype(np.int16)
     meta = np.frombuffer(json.dumps(rows).encode(), np.uint8)
     np.savez_compressed(directory / VOICES, meta=meta, **frames)
     return file
