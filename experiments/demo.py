@@ -78,15 +78,13 @@ def show_item(item: dict, meta: dict, processor) -> str:
 
 
 def open_speaker(weights: str):
-    """The voice beside the weights, or None where there is none, which is said."""
-    from omnijax.errors import UserError
-    from omnijax.pretrained import load_speaker
+    """The voice that lies beside the weights, or None where none does, which is said."""
+    from omnijax.pretrained import has_voice, load_speaker
 
-    try:
+    if has_voice(weights):
         return load_speaker(weights)
-    except UserError as error:
-        print(f"No voice, the answers are text alone ({error}).")
-        return None
+    print(f"No Talker lies beside the weights {weights}: the answers are text alone.")
+    return None
 
 
 def converse(loaded, speaker, title: str, example: dict) -> str:

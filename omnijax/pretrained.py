@@ -100,9 +100,20 @@ def export(run: Path, directory: Path) -> Path:
     return file
 
 
+def has_voice(weights: str) -> bool:
+    """Whether a Talker and a codec lie beside a Thinker's weights."""
+    directory = weights_folder(weights)
+    return all((directory / part / "config.json").is_file() for part in ("talker", "codec"))
+
+
 def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> Speaker:
     """The voice beside a Thinker: ``weights`` is "nano" or a folder with "talker" and "codec"."""
     directory = weights_folder(weights)
+    if not has_voice(weights):
+        raise UserError(
+            f"no voice beside the weights {weights!r}: {directory} lacks talker/ or codec/, which "
+            "`make nano` trains"
+        )
     params, config = load_weights(directory / "talker")
     if "talker" not in config:
         raise UserError(f"the config in {directory / 'talker'} has no talker")
