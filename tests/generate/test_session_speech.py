@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_session import PROCESSOR, TOKENIZER, TOOLS, Dictated, model  # noqa: F401
 
 from omnijax.generate.session import AudioChunk, Session, TextDelta, ToolCall, TurnEnd
 from omnijax.text.tools import ToolCall as Call
@@ -13,6 +12,7 @@ from omnijax.text.tools import render_call
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_speaker as tiny  # noqa: E402
+from test_session import PROCESSOR, TOKENIZER, TOOLS, Dictated, model  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 END = "<|im_end|>"

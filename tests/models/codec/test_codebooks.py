@@ -22,7 +22,9 @@ from omnijax.models.codec.quantiser import Residuals, nearest, quantise
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-CONFIG = QuantiserConfig(features=6, codebooks=4, size=8, width=3, decay=0.5, dropout=1.0)
+CONFIG = QuantiserConfig(
+    features=6, codebooks=4, size=8, width=3, decay=0.5, dropout=1.0, plain=0.0
+)
 RVQ = SplitRVQ(CONFIG)
 ROWS, FRAMES = 5, 7
 
@@ -75,6 +77,21 @@ def test_the_gradient_passes_straight_through(params, features):
 
     ours, expected = jax.jit(lambda x: (jax.grad(loss)(x), jax.grad(linear)(x)))(features)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_a_share_of_the_rows_is_not_quantised_and_its_codes_are_learned_all_the_same():
+    config = dataclasses.replace(CONFIG, dropout=0.0, plain=0.5)
+    rvq = SplitRVQ(config)
+    features = jax.random.normal(jax.random.key(1), (40, ROWS, config.features))
+    params = jax.jit(rvq.init)(jax.random.key(0), features)
+    valid = jnp.ones(features.shape[:2], bool)
+    out = rvq.apply(params, features, valid, jax.random.key(3), method=quantise_for_training)
+    linear = rvq.apply(params, *rvq.apply(params, features, method="project"), method="restore")
+    plain = np.abs(out.features - linear).max((1, 2)) < 1e-5
+    coded = np.abs(out.features - rvq.apply(params, features)).max((1, 2)) < 1e-4
+    np.testing.assert_array_equal(plain, ~coded)
+    assert 8 < plain.sum() < 32
+    assert np.asarray(out.used).all()
 
 
 def test_the_commitment_pulls_the_input_to_its_codes_and_no_code_to_its_input(params, features):
