@@ -156,7 +156,8 @@ def codec_objective(
 
         def begin(bound: Codec) -> CodebookState:
             features = bound.encoder(samples)[0]
-            valid = valid_frames(example.lengths, features.shape[1], size)
+            lengths = jnp.asarray(example.lengths)
+            valid = valid_frames(lengths, features.shape[1], size)
             return start_codebooks(bound.quantiser, features, valid, keys[4])
 
         return _with_codebooks(params, codec.apply({"params": params["codec"]}, method=begin))
