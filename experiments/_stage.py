@@ -54,8 +54,9 @@ class Recipe:
         for name, value in ours.items():
             if name.startswith("stage.") and name != "stage.mixture" or name not in theirs:
                 continue
-            if name == "stage.mixture" and theirs[name] != original[name]:
-                continue  # stages that learn from different data keep them
+            # The voice's stages share one source; the Thinker's each have their own mixture.
+            if name == "stage.mixture" and self.config.stage.objective not in ("codec", "talker"):
+                continue
             if value != original.get(name):
                 config.update_from_flattened_dict({name: value})
         return config

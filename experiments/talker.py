@@ -90,16 +90,20 @@ def encoded(codec, params, source, count: int, batch: int = 16):
 def say(text: str, target: str) -> None:
     import numpy as np
 
-    from omnijax.generate.speaker import Speaker
+    from omnijax.generate.speaker import Speaker, speakable
     from omnijax.media import Audio, save_audio
     from omnijax.pretrained import load_speaker
 
     if Path(target).suffix != ".wav" or not Path(target).absolute().parent.is_dir():
         raise UserError(f"cannot write {target}: give a .wav file in a folder that exists")
+    speakable(text)
     speaker: Speaker = load_speaker(WEIGHTS.value)
     speech = speaker.start(speaker.voice(VOICE.value), language=LANGUAGE.value, seed=SEED.value)
     speech.push(text, last=True)
-    samples = np.concatenate([packet for packet in speech.packets()])
+    packets = list(speech.packets())
+    if not packets:
+        raise UserError(f"the Talker ended before it said anything of {text!r}: try another --seed")
+    samples = np.concatenate(packets)
     save_audio(target, Audio(samples, speaker.sample_rate))
     print(f"{target}: {len(samples) / speaker.sample_rate:.2f} s, ended by {speech.reason}")
 

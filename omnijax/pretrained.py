@@ -152,7 +152,8 @@ def export_talker(run: Path, directory: Path, codes: str | Path) -> Path:
         # The longest: the most of a voice.
         most = max((one for one in said if one.voice == voice), key=lambda one: len(one.codes))
         rows.append((voice, most.description))
-        frames[voice] = most.codes.astype(np.int16)
+        longest = config["training"]["reference_frames"][1]  # than that none was shown in training
+        frames[voice] = most.codes[:longest].astype(np.int16)
     meta = np.frombuffer(json.dumps(rows).encode(), np.uint8)
     np.savez_compressed(directory / VOICES, meta=meta, **frames)
     return file

@@ -140,10 +140,11 @@ class Session:
                 f"{max_new_tokens}, the conversation has room for {room}"
             )
         inputs = collate_prompts([rendered], self._processor)
+        if self._speaker is not None:  # before anything is read: it may be refused
+            self.speech = self._speaker.start(self._voice, language=self._language, seed=self._seed)
         self._rows = self._generator.prefill(self._rows, inputs)
         if self._speaker is not None:
             self._before = jax.tree.map(jnp.copy, self._rows)  # decoding takes the rows' buffers
-            self.speech = self._speaker.start(self._voice, language=self._language, seed=self._seed)
         self.messages += [*self.unread, {"role": "assistant", "content": ""}]
         self.unread, self._chat, self._reply = [], chat, []
         return self._stream(self._reply, max_new_tokens)

@@ -199,7 +199,7 @@ class Speech:
             ids += own
             self._tokens += len(own)
             self._pieces.append((self._tokens, word))
-        if ids or last:
+        if (ids or last) and not self._stream.done[0]:  # one that is over hears no more
             self._stream.push(ids, last=last)
 
     def packets(self) -> Iterator[Float[np.ndarray, "_"]]:

@@ -116,7 +116,7 @@ def load_codec(weights: str | Path) -> tuple[Codec, Params]:
         raise UserError(f"no codec at {str(weights)!r}: give a folder of weights, or a run")
     if (directory / "checkpoints").is_dir():
         params, config = read_params(directory / "checkpoints")
-        params = params["codec"]
+        params = params.get("codec")
     else:
         params, config = load_weights(directory)
     if "codec" not in config:
@@ -127,5 +127,8 @@ def load_codec(weights: str | Path) -> tuple[Codec, Params]:
 def export_codec(run: Path, directory: Path) -> Path:
     """The codec of a run alone, without judges, teacher and averages; returns the weights' file."""
     params, config = read_params(run / "checkpoints")
-    kept = {name: config[name] for name in ("name", "codec", "training", "stage", "corpus")}
+    if "codec" not in config:
+        raise UserError(f"the run {run} is no codec's")
+    fields = ("name", "codec", "training", "stage", "corpus")
+    kept = {name: config[name] for name in fields if name in config}
     return save_weights(directory, params["codec"], json.loads(json.dumps(kept)))

@@ -186,7 +186,13 @@ def _first_params(
     """Those of earlier stages; random ones (slow to compile) only where they leave some out."""
     given = flatten((start() if start else None) or {})
     needed, places = flatten(shapes), flatten(where)
+    named = sorted(given)
     given = {path: leaf for path, leaf in given.items() if path in needed}
+    if named and not given:
+        raise UserError(
+            f"stage {stage.name} has none of the parameters that it starts from: {named[0]} is one "
+            f"of theirs, {min(needed)} one of its own"
+        )
     for path, leaf in given.items():
         if leaf.shape != needed[path].shape:
             raise UserError(
