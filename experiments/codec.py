@@ -33,14 +33,14 @@ def encode(source: str, target: str) -> None:
     import numpy as np
 
     from omnijax.media import load_audio, resample
-    from omnijax.models.codec import SAMPLE_RATE
+    from omnijax.models.codec import SAMPLE_RATE, encode_clip
     from omnijax.train.codec import load_codec
 
     clip = load_audio(source)
     check_target(target, ".npz")
     codec, params = load_codec(WEIGHTS.value)
     samples = resample(clip, SAMPLE_RATE).samples
-    codes = whole_clip(codec, params, samples)
+    codes = encode_clip(codec, {"params": params}, samples)
     np.savez(target, codes=codes, samples=len(samples), sample_rate=SAMPLE_RATE)
     kbits = codec.config.frame_rate * codec.config.codebooks * np.log2(codec.config.codes) / 1000
     print(f"{target}: {len(codes)} frames of {codec.config.codebooks} codes, {kbits:.1f} kbit/s")
@@ -50,7 +50,7 @@ def decode(source: str, target: str) -> None:
     import numpy as np
 
     from omnijax.media import Audio, save_audio
-    from omnijax.models.codec import SAMPLE_RATE
+    from omnijax.models.codec import SAMPLE_RATE, decode_clip
     from omnijax.train.codec import load_codec
 
     try:
@@ -60,31 +60,11 @@ def decode(source: str, target: str) -> None:
         raise UserError(f"cannot read codes from {source}: {error}") from None
     check_target(target)
     codec, params = load_codec(WEIGHTS.value)
-    samples = samples_of(codec, params, codes)
+    samples = decode_clip(codec, {"params": params}, codes)
     if not 0 < length <= len(samples):
         raise UserError(f"{source}: {length} samples, {len(codes)} frames are {len(samples)}")
     save_audio(target, Audio(samples[:length], SAMPLE_RATE))
     print(f"{target}: {length / SAMPLE_RATE:.2f} s")
-
-
-def whole_clip(codec, params, samples):
-    """Codes [R, Q] of a clip; its last frame is filled with silence."""
-    import numpy as np
-
-    from omnijax.models.codec import flush_encode, init_encode_stream, stream_encode
-
-    bound = {"params": params}
-    stream, codes = stream_encode(codec, bound, init_encode_stream(codec), samples[None])
-    if stream.pending.shape[1]:
-        codes = np.concatenate([codes, flush_encode(codec, bound, stream)[1]], axis=1)
-    return codes[0]
-
-
-def samples_of(codec, params, codes):
-    """Samples [R * samples_per_frame] of codes [R, Q]."""
-    from omnijax.models.codec import init_decode_state, stream_decode
-
-    return stream_decode(codec, {"params": params}, init_decode_state(codec), codes[None])[1][0]
 
 
 def score() -> None:
@@ -94,7 +74,7 @@ def score() -> None:
     from omnijax.data.omniworld import live
     from omnijax.eval.speech import codebook_use, mel_distance, stoi
     from omnijax.media import Audio
-    from omnijax.models.codec import SAMPLE_RATE
+    from omnijax.models.codec import SAMPLE_RATE, decode_clip, encode_clip
     from omnijax.train.codec import load_codec
 
     codec, params = load_codec(WEIGHTS.value)
@@ -103,8 +83,8 @@ def score() -> None:
     clips, decoded, codes = [], [], []
     for example in examples:
         clip = example["meta"]["speech"]
-        codes.append(whole_clip(codec, params, clip.samples))
-        samples = samples_of(codec, params, codes[-1])[: len(clip.samples)]
+        codes.append(encode_clip(codec, {"params": params}, clip.samples))
+        samples = decode_clip(codec, {"params": params}, codes[-1])[: len(clip.samples)]
         clips.append(clip)
         decoded.append(Audio(samples, SAMPLE_RATE))
     pairs = list(zip(clips, decoded, strict=True))

@@ -39,7 +39,7 @@ def stoi(clean: Audio, decoded: Audio) -> float:
 
 
 def mel_distance(clean: Audio, decoded: Audio) -> float:
-    """Mean absolute difference of log10 mel power, 80 bins of 24 kHz speech."""
+    """Mean absolute difference of log10 mel power, 80 bins of 24 kHz speech, below -5 silence."""
     _check_pair(clean, decoded)
     if clean.sample_rate != MEL.sample_rate:
         raise UserError(f"the clips are at {clean.sample_rate} Hz, mels are of {MEL.sample_rate}")

@@ -21,11 +21,10 @@ from omnijax.media.audio import Audio, check_audio, resample
 from omnijax.models.codec import (
     SAMPLE_RATE,
     Codec,
-    flush_encode,
+    decode_clip,
+    encode_clip,
     init_decode_state,
-    init_encode_stream,
     stream_decode,
-    stream_encode,
 )
 from omnijax.models.talker import Talker
 from omnijax.models.talker.prompt import Voice, chat_marks, prompt_row
@@ -119,19 +118,12 @@ class Speaker:
 
     def encode(self, clip: Audio) -> Int[np.ndarray, "R Q"]:
         """A clip as codec frames, the last one filled with silence."""
-        samples = resample(clip, SAMPLE_RATE).samples[None]
-        stream, codes = stream_encode(
-            self.codec, self._codec_params, init_encode_stream(self.codec), samples
-        )
-        if stream.pending.shape[1]:
-            rest = flush_encode(self.codec, self._codec_params, stream)[1]
-            codes = np.concatenate([codes, rest], axis=1)
-        return codes[0]
+        samples = resample(clip, SAMPLE_RATE).samples
+        return encode_clip(self.codec, self._codec_params, samples)
 
     def decode(self, codes: Int[np.ndarray, "R Q"]) -> Float[np.ndarray, "A"]:
         """Samples of frames, whole."""
-        state = init_decode_state(self.codec)
-        return stream_decode(self.codec, self._codec_params, state, codes[None])[1][0]
+        return decode_clip(self.codec, self._codec_params, codes)
 
     def start(
         self, voice: Voice, *, language: str | None = None, seed: int = 0, max_frames: int = ENDLESS

@@ -20,6 +20,8 @@ from omnijax.models.codec.quantiser import SplitRVQ
 from omnijax.models.codec.streaming import (
     EncodeStream,
     check_codes,
+    decode_clip,
+    encode_clip,
     flush_encode,
     init_decode_state,
     init_encode_state,
@@ -44,6 +46,8 @@ __all__ = [
     "SplitRVQ",
     "TransformerConfig",
     "check_codes",
+    "decode_clip",
+    "encode_clip",
     "flush_encode",
     "init_decode_state",
     "init_encode_state",

@@ -101,6 +101,23 @@ def stream_decode(
     return state, np.concatenate(out, 1)
 
 
+def encode_clip(
+    model: Codec, params: dict, samples: Float[np.ndarray, " A"]
+) -> Int[np.ndarray, "R Q"]:
+    """Codes of one clip; its last frame is filled with silence."""
+    stream, codes = stream_encode(model, params, init_encode_stream(model), samples[None])
+    if stream.pending.shape[1]:
+        codes = np.concatenate([codes, flush_encode(model, params, stream)[1]], axis=1)
+    return codes[0]
+
+
+def decode_clip(
+    model: Codec, params: dict, codes: Int[np.ndarray, "R Q"]
+) -> Float[np.ndarray, " A"]:
+    """The `samples_per_frame` * R samples of one clip's codes."""
+    return stream_decode(model, params, init_decode_state(model), codes[None])[1][0]
+
+
 def check_codes(model: Codec, codes: Any) -> Int[np.ndarray, "B R Q"]:
     """The codes as int32, or a UserError that names the first one that the codec does not have."""
     codes, config = np.asarray(codes, np.int32), model.config
