@@ -8,8 +8,6 @@ silence, and its length says so.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +16,9 @@ import numpy as np
 
 from omnijax.data.batch import Fill, RowBudget
 from omnijax.data.examples import sound_of
+from omnijax.data.mixture import mix, open_mixture, order_fingerprint
 from omnijax.data.pipeline import Pipeline
-from omnijax.data.sources import Source, open_sources
+from omnijax.data.sources import Source
 from omnijax.errors import UserError
 from omnijax.media.audio import Audio, check_audio, resample
 from omnijax.media.processor import ProcessorConfig, audio_arrays
@@ -157,23 +156,11 @@ def make_crops_pipeline(
     sources: Mapping[str, Source] | None = None,
 ) -> Pipeline:
     """Batches of `CodecBatch`, with the state that a checkpoint keeps."""
-    names = [name for name, _ in config.mixture]
-    opened = {name: sources[name] for name in names if name in (sources or {})}
-    opened |= open_sources(
-        [name for name in names if name not in opened],
-        split=config.split,
-        data_dir=config.data_dir,
+    opened = open_mixture(
+        config.mixture, split=config.split, data_dir=config.data_dir, sources=sources
     )
-    parts = []
-    for name in names:
-        part = grain.MapDataset.source(_Handles(name, opened[name]))
-        if config.shuffle:
-            digest = hashlib.sha256(f"{config.seed} {name}".encode()).digest()
-            part = part.shuffle(seed=int.from_bytes(digest[:4], "little"))
-        parts.append(part.repeat())
-    mixed = parts[0]
-    if len(parts) > 1:
-        mixed = grain.MapDataset.mix(parts, [weight for _, weight in config.mixture])
+    parts = {name: _Handles(name, source) for name, source in opened.items()}
+    mixed = mix(config.mixture, parts, seed=config.seed, shuffle=config.shuffle)
     cropped = _Cropped(config.samples)
     mixed = mixed.random_map(cropped, seed=config.seed)
 
@@ -189,18 +176,9 @@ def make_crops_pipeline(
     dataset = grain.experimental.ThreadPrefetchIterDataset(
         batches, prefetch_buffer_size=config.prefetch_batches
     )
-    return Pipeline(
-        dataset,
-        _fingerprint(config, [len(opened[name]) for name in names]),
-        cropped,
-        RowBudget(max_tokens=config.samples),
+    fingerprint = order_fingerprint(
+        config,
+        [len(source) for source in opened.values()],
+        but=("threads", "prefetch_batches", "data_dir"),
     )
-
-
-def _fingerprint(config: CropsConfig, lengths: Sequence[int]) -> str:
-    """Of everything that decides the order; not of threads and places."""
-    fields = dataclasses.asdict(config)
-    for name in ("threads", "prefetch_batches", "data_dir"):
-        del fields[name]
-    text = json.dumps([fields, list(lengths)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Pipeline(dataset, fingerprint, cropped, RowBudget(max_tokens=config.samples))

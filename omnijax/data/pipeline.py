@@ -9,8 +9,6 @@ processes and threads, and a pipeline set to a saved state goes on as if never s
     state = pipeline.get_state()  # JSON; later: pipeline.set_state(state)
 """
 
-import dataclasses
-import hashlib
 import json
 import time
 import weakref
@@ -39,7 +37,8 @@ from omnijax.data.examples import (
     make_shown,
     make_spoken,
 )
-from omnijax.data.sources import Source, open_sources
+from omnijax.data.mixture import mix, open_mixture, order_fingerprint
+from omnijax.data.sources import Source
 from omnijax.errors import UserError
 from omnijax.media.processor import ProcessorConfig
 from omnijax.text.chat import Rendered
@@ -206,15 +205,6 @@ class Pipeline(Iterator):
         }
 
 
-def _fingerprint(config: PipelineConfig, lengths: Sequence[int]) -> str:
-    """Of everything that decides the order; not of threads, caches and processes."""
-    fields = dataclasses.asdict(config)
-    for name in ("cache_gb", "threads", "prefetch_batches", "data_dir"):
-        del fields[name]
-    text = json.dumps([fields, list(lengths)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def make_pipeline(
     config: PipelineConfig,
     *,
@@ -233,33 +223,24 @@ def make_pipeline(
         raise UserError(
             f"batch_size is {config.batch_size}, no multiple of the {process_count} processes"
         )
-    names = [name for name, _ in config.mixture]
     shards = config.data_shards
     if shards % process_count and process_count % shards:
         raise UserError(f"data_shards {shards} neither divides {process_count} processes nor back")
-    opened = {name: sources[name] for name in names if name in (sources or {})}
-    opened |= open_sources(
-        [name for name in names if name not in opened],
-        split=config.split,
-        data_dir=config.data_dir,
+    opened = open_mixture(
+        config.mixture, split=config.split, data_dir=config.data_dir, sources=sources
     )
     cache = RenderedCache(int(config.cache_gb * 2**30)) if config.cache_gb else None
     if config.objective == "aed":
         make = (make_spoken if config.max_audio_chunks else make_shown)(tokenizer, processor)
     else:
         make = make_rendered(tokenizer, processor, style)
-    parts = []
-    for name in names:
-        ever_new = getattr(opened[name], "ever_new", False)  # what is read once is not kept
-        source = RenderedSource(name, opened[name], make, None if ever_new else cache)
-        part = grain.MapDataset.source(Handles(source))
-        if config.shuffle:
-            digest = hashlib.sha256(f"{config.seed} {name}".encode()).digest()
-            part = part.shuffle(seed=int.from_bytes(digest[:4], "little"))
-        parts.append(part.repeat(config.epochs))
-    mixed = parts[0]
-    if len(parts) > 1:
-        mixed = grain.MapDataset.mix(parts, [weight for _, weight in config.mixture])
+    parts = {}
+    for name, source in opened.items():
+        ever_new = getattr(source, "ever_new", False)  # what is read once is not kept
+        parts[name] = Handles(RenderedSource(name, source, make, None if ever_new else cache))
+    mixed = mix(
+        config.mixture, parts, seed=config.seed, shuffle=config.shuffle, epochs=config.epochs
+    )
     finish = Finish(config, processor.audio_window_chunks)
     mixed = mixed.random_map(finish, seed=config.seed)
 
@@ -298,7 +279,11 @@ def make_pipeline(
     dataset = grain.experimental.ThreadPrefetchIterDataset(
         batches, prefetch_buffer_size=config.prefetch_batches
     )
-    fingerprint = _fingerprint(config, [len(opened[name]) for name in names])
+    fingerprint = order_fingerprint(
+        config,
+        [len(source) for source in opened.values()],
+        but=("cache_gb", "threads", "prefetch_batches", "data_dir"),
+    )
     return Pipeline(dataset, fingerprint, finish, config.budget)
 
 

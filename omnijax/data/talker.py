@@ -6,18 +6,15 @@ utterance (in any language: so voices are cloned across languages), by both.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import grain
 import numpy as np
 
 from omnijax.data.batch import Fill, RowBudget
 from omnijax.data.codes import CodesSource, Utterance, check_codec
+from omnijax.data.mixture import mix, open_mixture, order_fingerprint
 from omnijax.data.pipeline import Pipeline
-from omnijax.data.sources import open_sources
 from omnijax.errors import UserError
 from omnijax.models.talker import aria
 from omnijax.models.talker.config import TalkerConfig
@@ -119,7 +116,8 @@ class RowMaker:
 
     def make(self, source: CodesSource, place: int, rng: np.random.Generator) -> TalkerRow:
         config = self._config
-        item = self._joined_item(source, place, rng)
+        said = self._said(source, place, rng)
+        item = _joined([source[part] for part in said])
         text = spoken_text(self._talker, self._tokenizer.encode(item.text, literal=True))
         named = rng.random() < config.named_language
         row = answer_row(
@@ -128,7 +126,7 @@ class RowMaker:
             text,
             item.codes,
             self.schedule(len(text), len(item.codes), rng),
-            voice=self._voice(source, place, rng),
+            voice=self._voice(source, said, rng),
             language=item.language if named else None,
             asks=config.asks,
         )
@@ -145,31 +143,41 @@ class RowMaker:
             return aria.random(rng, text, frames)
         return getattr(aria, name)(text, frames)
 
-    def _joined_item(self, source: CodesSource, place: int, rng: np.random.Generator) -> Utterance:
-        first = source[place]
+    def _said(self, source: CodesSource, place: int, rng: np.random.Generator) -> list[int]:
+        """The utterance, and others of its voice and language that are said after it."""
+        _, language, voice, *_ = source[place]
         count = 1 + int(rng.choice(len(self._joined), p=self._joined))
-        others = source.by_voice[first.voice, first.language]
-        more = [source[others[int(rng.integers(len(others)))]] for _ in range(count - 1)]
-        return first._replace(
-            text=" ".join(part.text for part in (first, *more)),
-            codes=np.concatenate([part.codes for part in (first, *more)]),
-        )
+        others = _others(source.by_voice[voice, language], [place])
+        more = rng.permutation(len(others))[: count - 1]
+        return [place, *(others[i] for i in more)]
 
-    def _voice(self, source: CodesSource, place: int, rng: np.random.Generator) -> Voice:
-        config, own = self._config, source[place]
+    def _voice(self, source: CodesSource, said: Sequence[int], rng: np.random.Generator) -> Voice:
+        """Shown by an utterance that is not said here; where there is none, by its description."""
+        config, own = self._config, source[said[0]]
         described, shown = rng.random() < config.described, rng.random() < config.shown
+        others = _others(source.of_voice(own.voice), said)
+        shown = others and (shown or not described)
         reference = None
-        if shown or not described:
-            others = [p for p in source.of_voice(own.voice) if p != place]
-            if not others:
-                raise UserError(f"voice {own.voice!r} says one thing only: it cannot be shown")
+        if shown:
             frames = source[others[int(rng.integers(len(others)))]].codes
             low, high = config.reference_frames
             length = min(int(rng.integers(low, high + 1)), len(frames))
             start = int(rng.integers(len(frames) - length + 1))
             reference = frames[start : start + length]
+        described = described or not shown
         words = self._tokenizer.encode(own.description, literal=True) if described else ()
         return Voice(words, reference)
+
+
+def _others(places: Sequence[int], but: Sequence[int]) -> list[int]:
+    return [place for place in places if place not in but]
+
+
+def _joined(parts: Sequence[Utterance]) -> Utterance:
+    return parts[0]._replace(
+        text=" ".join(part.text for part in parts),
+        codes=np.concatenate([part.codes for part in parts]),
+    )
 
 
 def make_talker_pipeline(
@@ -180,22 +188,13 @@ def make_talker_pipeline(
     sources: Mapping[str, CodesSource] | None = None,
 ) -> Pipeline:
     """Batches of `TalkerBatch`, with the state that a checkpoint keeps."""
-    names = [name for name, _ in config.mixture]
-    opened: dict[str, Any] = {name: sources[name] for name in names if name in (sources or {})}
-    opened |= open_sources([name for name in names if name not in opened], split=config.split)
-    parts = []
-    for name in names:
-        if not isinstance(opened[name], CodesSource):
+    opened = open_mixture(config.mixture, split=config.split, sources=sources)
+    for name, source in opened.items():
+        if not isinstance(source, CodesSource):
             raise UserError(f"the Talker trains on codes:FOLDER, the mixture names {name!r}")
-        check_codec(opened[name], dataclasses.asdict(talker), name)
-        part = grain.MapDataset.source(_Handles(opened[name]))
-        if config.shuffle:
-            digest = hashlib.sha256(f"{config.seed} {name}".encode()).digest()
-            part = part.shuffle(seed=int.from_bytes(digest[:4], "little"))
-        parts.append(part.repeat())
-    mixed = parts[0]
-    if len(parts) > 1:
-        mixed = grain.MapDataset.mix(parts, [weight for _, weight in config.mixture])
+        check_codec(source, dataclasses.asdict(talker), name)
+    parts = {name: _Handles(source) for name, source in opened.items()}
+    mixed = mix(config.mixture, parts, seed=config.seed, shuffle=config.shuffle)
     maker = RowMaker(config, talker, tokenizer)
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=32)
     stream = mixed.random_map(maker, seed=config.seed).to_iter_dataset(options)
@@ -219,13 +218,12 @@ def make_talker_pipeline(
     dataset = grain.experimental.ThreadPrefetchIterDataset(
         batches, prefetch_buffer_size=config.prefetch_batches
     )
-    fields = dataclasses.asdict(config)
-    for name in ("threads", "prefetch_batches"):
-        del fields[name]
-    known = [(len(opened[name]), opened[name].codec) for name in names]
-    text = json.dumps([fields, known], sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Pipeline(dataset, digest, maker, RowBudget(max_tokens=config.max_tokens))
+    fingerprint = order_fingerprint(
+        config,
+        [(len(source), source.codec) for source in opened.values()],
+        but=("threads", "prefetch_batches"),
+    )
+    return Pipeline(dataset, fingerprint, maker, RowBudget(max_tokens=config.max_tokens))
 
 
 @dataclasses.dataclass(eq=False)

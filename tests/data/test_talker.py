@@ -59,12 +59,32 @@ def test_a_voice_is_shown_by_another_utterance_of_its_own(source):
     maker = RowMaker(config(shown=1.0, described=0.0, joined=(1.0,)), TALKER, TOKENIZER)
     languages = set()
     for place in range(len(source)):
-        voice = maker._voice(source, place, np.random.default_rng(place))
+        voice = maker._voice(source, [place], np.random.default_rng(place))
         (shown,) = set(voice.reference[:, 1].tolist())
         assert shown != place and source[shown].voice == source[place].voice
         languages.add((source[shown].language, source[place].language))
         assert not len(voice.description)
     assert ("en", "de") in languages or ("de", "en") in languages  # across languages too
+
+
+def test_an_item_says_no_sentence_twice_and_is_shown_by_none_that_it_says(source):
+    maker = RowMaker(config(shown=1.0, described=0.0, joined=(0.0, 0.0, 1.0)), TALKER, TOKENIZER)
+    for seed in range(50):
+        row = maker.make(source, seed % 24, np.random.default_rng(seed))
+        spoken = row.kinds == aria.FRAME
+        said = row.targets[spoken][:, 1]
+        runs = 1 + np.count_nonzero(np.diff(said))
+        assert runs == len(set(said.tolist())) == 3
+        answer = np.flatnonzero(spoken)[0]
+        (shown,) = set(row.codes[:answer, 1].tolist()) - {-1}
+        assert shown not in said
+
+
+def test_a_voice_that_says_nothing_else_is_described(source):
+    maker = RowMaker(config(shown=1.0, described=0.0), TALKER, TOKENIZER)
+    everything = source.of_voice("anna")
+    voice = maker._voice(source, everything, np.random.default_rng(0))
+    assert voice.reference is None and len(voice.description)
 
 
 @pytest.mark.parametrize("name", ["random", "chunked", "earliest"])
