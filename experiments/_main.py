@@ -60,6 +60,17 @@ def launch(
         sys.exit(130)
 
 
+def check_output(path: str, suffix: str | None = None) -> None:
+    """Raises before any work is done if the file could not be written at its end."""
+    target = Path(path).absolute()
+    if suffix and target.suffix != suffix:
+        raise UserError(f"cannot write {path}: give the name of a {suffix} file")
+    if not target.parent.is_dir():
+        raise UserError(f"cannot write {path}: its folder does not exist")
+    if target.is_dir() or not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise UserError(f"cannot write {path}: it is a folder, or not yours to write")
+
+
 def compilation_cache(directory: str | None = None) -> None:
     """Keeps compiled programs between runs, so that resuming starts in seconds."""
     import jax

@@ -20,6 +20,9 @@ WORKDIR = flags.DEFINE_string(
 )
 
 
+SIZES = ("model", "codec", "talker")  # sections of a config whose changes make another model
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in config.items():
@@ -71,7 +74,7 @@ class Recipe:
         changes = [
             f"{name.removeprefix('model.')}={value}"
             for name, value in sorted(config.items())
-            if name.startswith("model.") and value != original[name]
+            if name.split(".")[0] in SIZES and value != original[name]
         ]
         folder = ",".join([str(self.config.name), *changes])
         return Path("runs") / re.sub(r"[^\w.,=+-]", "_", folder) / stage

@@ -3,8 +3,8 @@
     python experiments/codec.py encode x.wav codes.npz      speech to 12.5 frames of codes a second
     python experiments/codec.py decode codes.npz y.wav      and back
     python experiments/codec.py score                       held-out speech: STOI, WER, codebook use
-    python experiments/codec.py train --config=experiments/configs/nano_codec.py:codec
-    python experiments/codec.py export runs/nano_codec/codec FOLDER
+    python experiments/codec.py train --config=experiments/configs/nano_codec.py:codec_decoder
+    python experiments/codec.py export runs/nano_codec/codec_decoder FOLDER
 
 --weights=FOLDER names the codec: exported weights or a run; the shipped one is the default. A sound
 at another rate is resampled to 24 kHz. The same `train` command resumes a run that was stopped.
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from absl import flags  # noqa: E402
 
 from experiments import _stage  # noqa: E402
-from experiments._main import compilation_cache, launch  # noqa: E402
+from experiments._main import check_output, compilation_cache, launch  # noqa: E402
 from omnijax.errors import UserError  # noqa: E402
 
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, an exported codec, or a training run.")
@@ -36,8 +36,8 @@ def encode(source: str, target: str) -> None:
     from omnijax.models.codec import SAMPLE_RATE, encode_clip
     from omnijax.train.codec import load_codec
 
+    check_output(target, ".npz")
     clip = load_audio(source)
-    check_target(target, ".npz")
     codec, params = load_codec(WEIGHTS.value)
     samples = resample(clip, SAMPLE_RATE).samples
     codes = encode_clip(codec, {"params": params}, samples)
@@ -49,16 +49,17 @@ def encode(source: str, target: str) -> None:
 def decode(source: str, target: str) -> None:
     import numpy as np
 
+    from omnijax.data.codes import UNREADABLE
     from omnijax.media import Audio, save_audio
     from omnijax.models.codec import SAMPLE_RATE, decode_clip
     from omnijax.train.codec import load_codec
 
+    check_output(target, ".wav")
     try:
         with np.load(source) as file:
             codes, length = file["codes"], int(file["samples"])
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise UserError(f"cannot read codes from {source}: {error}") from None
-    check_target(target)
     codec, params = load_codec(WEIGHTS.value)
     samples = decode_clip(codec, {"params": params}, codes)
     if not 0 < length <= len(samples):
@@ -77,6 +78,8 @@ def score() -> None:
     from omnijax.models.codec import SAMPLE_RATE, decode_clip, encode_clip
     from omnijax.train.codec import load_codec
 
+    if OUT.value:
+        check_output(OUT.value)
     codec, params = load_codec(WEIGHTS.value)
     source = live("test", tasks=["say"])
     examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
@@ -128,18 +131,10 @@ def recognised(truths, clips) -> float:
     return word_error_rate(truths, transcripts(load(RECOGNISER.value), clips))
 
 
-def check_target(path: str, suffix: str | None = None) -> None:
-    """Said before any work is done."""
-    if suffix and Path(path).suffix != suffix:
-        raise UserError(f"{path}: codes are written to a {suffix} file")
-    if not Path(path).absolute().parent.is_dir():
-        raise UserError(f"cannot write {path}: its folder does not exist")
-
-
 def main(arguments: list[str]) -> int:
     command, *rest = arguments or [""]
     if command == "train" and not rest:
-        return _stage.main_of("codec", "codec")
+        return _stage.main_of("codec", "codec_decoder")
     compilation_cache()
     if command == "score" and not rest:
         score()

@@ -10,6 +10,7 @@ configs/nano_codec.py and configs/nano_talker.py, into the same folder. --novoic
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,16 +28,27 @@ VOICE = flags.DEFINE_boolean("voice", True, "Train codec and Talker as well.")
 HERE = Path(__file__).resolve().parent
 
 
-def run(script: str, *arguments: str) -> None:
-    """Each part in a process of its own, so that it leaves no memory behind.
+_running: list[subprocess.Popen] = []
+_stopped = threading.Event()
 
-    A signal that stops this process stops the part, which saves a checkpoint first.
-    """
-    part = subprocess.Popen([sys.executable, str(HERE / script), *arguments])
-    signal.signal(signal.SIGTERM, lambda *_: part.terminate())
+
+def stop(*_) -> None:
+    """Stops the part that runs, which saves a checkpoint first; no other is begun."""
+    _stopped.set()
+    for part in _running:
+        part.terminate()
+
+
+def run(script: str, *arguments: str) -> None:
+    """Each part in a process of its own, so that it leaves no memory behind."""
+    if _stopped.is_set():
+        sys.exit(128 + signal.SIGTERM)
+    _running[:] = [subprocess.Popen([sys.executable, str(HERE / script), *arguments])]
+    if _stopped.is_set():  # in between
+        _running[0].terminate()
     while True:
         try:
-            code = part.wait()
+            code = _running[0].wait()
             break
         except KeyboardInterrupt:  # The terminal has told the part as well.
             continue
@@ -56,17 +68,17 @@ def train_voice(runs: Path, weights: Path) -> None:
     codec = stage("codec.py", "configs/nano_codec.py", nano_codec.LAST, teacher)
     run("codec.py", "export", str(codec), str(weights / "codec"))
     codes = runs / "codes"
-    if not (codes / "test.npz").is_file():  # the last of its splits
-        run("talker.py", "codes", f"--codec={weights / 'codec'}", f"--out={codes}")
+    run("talker.py", "codes", f"--codec={weights / 'codec'}", f"--out={codes}")
     mixture = f"--config.stage.mixture=codes:{codes}=1"
     talker = stage("talker.py", "configs/nano_talker.py", nano_talker.LAST, mixture)
-    run("talker.py", "export", str(talker), str(weights / "talker"), f"--codes={codes}")
+    run("talker.py", "export", str(talker), str(weights / "talker"))
     run("codec.py", "score", f"--weights={weights / 'codec'}", f"--recogniser={weights}")
     run("talker.py", "score", f"--weights={weights}", f"--recogniser={weights}")
 
 
 def main() -> int:
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, stop)
     runs = Path(RUNS.value)
     run(
         "thinker.py",

@@ -7,7 +7,8 @@
     python experiments/talker.py score                        held-out sentences: WER and more
 
 `codes` encodes --count utterances of the training split, and a twentieth as many of the others,
-with the codec in --codec, into --out. The same `train` command resumes a run that was stopped.
+with the codec in --codec, into --out; what that codec has made before is kept. The same `train`
+command resumes a run that was stopped.
 """
 
 import json
@@ -19,20 +20,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from absl import flags  # noqa: E402
 
 from experiments import _stage  # noqa: E402
-from experiments._main import compilation_cache, launch  # noqa: E402
+from experiments._main import check_output, compilation_cache, launch  # noqa: E402
 from omnijax.errors import UserError  # noqa: E402
 
 CODEC = flags.DEFINE_string("codec", "nano", "nano, an exported codec, or a training run.")
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, or a folder that `export` wrote.")
 OUT = flags.DEFINE_string("out", "runs/nano_codec/codes", "codes: the folder they go to.")
-COUNT = flags.DEFINE_integer("count", 12_000, "codes: utterances to train on.", lower_bound=20)
-CODES = flags.DEFINE_string("codes", "runs/nano_codec/codes", "export: voices are taken from it.")
+COUNT = flags.DEFINE_integer("count", 60_000, "codes: utterances to train on.", lower_bound=20)
 VOICE = flags.DEFINE_string("voice", None, "say: a stored voice.")
 LANGUAGE = flags.DEFINE_string("language", None, "say: the language's name, such as en.")
 SEED = flags.DEFINE_integer("seed", 0, "say: of the sampling.")
 EXAMPLES = flags.DEFINE_integer("examples", 100, "score: so many sentences.", lower_bound=1)
 RECOGNISER = flags.DEFINE_string("recogniser", "nano", "score: whose transcripts give the WER.")
 REPORT = flags.DEFINE_string("report", None, "score: write the figures here too, as JSON.")
+SESSIONS, CLIPS = 20, 10  # of `score`: conversations that are timed; clips of each voice
 USAGE = "give one of codes, train, export RUN FOLDER, say TEXT OUT.wav, score"
 
 
@@ -46,16 +47,27 @@ def codes() -> None:
 
     codec, params = load_codec(CODEC.value)
     mark = fingerprint(params["quantiser"]["codebooks"])
-    for split, count in (
-        ("train", COUNT.value),
-        ("validation", COUNT.value // 20),
-        ("test", COUNT.value // 20),
-    ):
+    folder, shares = Path(OUT.value), {"train": 1, "validation": 20, "test": 20}
+    for split, share in shares.items():
         source = live(split, tasks=["say"])
-        made = encoded(codec, params, source, min(count, len(source)))
-        bar = track(made, total=min(count, len(source)), description=split)
-        written = write_codes(OUT.value, split, bar, mark)
-        print(f"{Path(OUT.value) / split}.npz: {written} utterances")
+        count = min(COUNT.value // share, len(source))
+        if made_before(folder, split, count, mark):
+            print(f"{folder / split}.npz: {count} utterances of this codec are there")
+            continue
+        bar = track(encoded(codec, params, source, count), total=count, description=split)
+        written = write_codes(folder, split, bar, mark)
+        print(f"{folder / split}.npz: {written} utterances", flush=True)
+
+
+def made_before(folder: Path, split: str, count: int, mark: str) -> bool:
+    """Whether a split's file holds what would be made anew."""
+    from omnijax.data.codes import CodesSource
+
+    try:
+        there = CodesSource(folder, split)
+    except UserError:
+        return False
+    return there.codec == mark and len(there) == count
 
 
 def encoded(codec, params, source, count: int, batch: int = 16):
@@ -67,8 +79,12 @@ def encoded(codec, params, source, count: int, batch: int = 16):
 
     size = codec.config.samples_per_frame
     encode = jax.jit(lambda samples: codec.apply({"params": params}, samples, method="encode"))
-    for start in range(0, count, batch):
-        examples = [source[i] for i in range(start, min(start + batch, count))]
+    starts = range(0, count, batch)
+
+    def read(start: int) -> list[dict]:
+        return [source[i] for i in range(start, min(start + batch, count))]
+
+    for examples in ahead(read, starts):
         clips = [example["meta"]["speech"].samples for example in examples]
         frames = [-(-len(clip) // size) for clip in clips]
         longest = -(-max(frames) // 10) * 10  # few shapes to compile
@@ -87,6 +103,21 @@ def encoded(codec, params, source, count: int, batch: int = 16):
             )
 
 
+def ahead(make, arguments, depth: int = 4):
+    """make(argument) for each, in order, some made by a thread while others are used."""
+    from collections import deque
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque()
+        for argument in arguments:
+            waiting.append(pool.submit(make, argument))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def say(text: str, target: str) -> None:
     import numpy as np
 
@@ -94,8 +125,7 @@ def say(text: str, target: str) -> None:
     from omnijax.media import Audio, save_audio
     from omnijax.pretrained import load_speaker
 
-    if Path(target).suffix != ".wav" or not Path(target).absolute().parent.is_dir():
-        raise UserError(f"cannot write {target}: give a .wav file in a folder that exists")
+    check_output(target, ".wav")
     speakable(text)
     speaker: Speaker = load_speaker(WEIGHTS.value)
     speech = speaker.start(speaker.voice(VOICE.value), language=LANGUAGE.value, seed=SEED.value)
@@ -111,16 +141,47 @@ def say(text: str, target: str) -> None:
 def score() -> None:
     """What a recogniser makes of what the Talker says, beside the source speech's."""
     from omnijax.data.omniworld import live
-    from omnijax.eval.spoken import score_speech
+    from omnijax.data.omniworld.voices import UNSEEN_VOICES
+    from omnijax.eval.spoken import score_latency, score_speech
+    from omnijax.eval.voices import score_cloning
     from omnijax.pretrained import load, load_speaker
 
+    if REPORT.value:
+        check_output(REPORT.value)
     source = live("test", tasks=["say"])
     examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
-    figures = score_speech(load_speaker(WEIGHTS.value), load(RECOGNISER.value), examples)
+    speaker, thinker = load_speaker(WEIGHTS.value), load(RECOGNISER.value)
+    figures = score_speech(speaker, thinker, examples)
+    asked = live("test", tasks=["picture_question_spoken"])
+    questions = [asked[i] for i in range(min(SESSIONS, len(asked)))]
+    latency = score_latency(speaker, thinker, questions)
+    figures |= {f"conversation: {name}": value for name, value in latency.items()}
+    clips, texts = spoken_by_all(examples)
+    new = [voice.name for voice in UNSEEN_VOICES]
+    cloning = score_cloning(speaker, clips, new, texts, language="en")
+    figures |= {f"voices never heard: {name}": value for name, value in cloning.items()}
     for name, value in figures.items():
         print(f"{name:28}{value:.4g}")
     if REPORT.value:
         Path(REPORT.value).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def spoken_by_all(examples: list[dict]) -> tuple[dict, list[str]]:
+    """(CLIPS English sentences by each voice, those never heard in training too; others to say)."""
+    import numpy as np
+
+    from omnijax.data.omniworld.speech import speak
+    from omnijax.data.omniworld.voices import ACCENTS, BY_NAME
+    from omnijax.media import Audio
+
+    own = [e["meta"]["answer"] for e in examples if e["meta"]["language"] == "en"]
+    own = list(dict.fromkeys(own))
+    clips = {}
+    for n, name in enumerate(BY_NAME):
+        rng = np.random.default_rng([17, n])
+        spoken = [speak(t, name, ACCENTS["en"][0], rng, 24_000, hiss=False) for t in own[:CLIPS]]
+        clips[name] = [Audio(samples.astype(np.float32), 24_000) for samples in spoken]
+    return clips, own[CLIPS : 2 * CLIPS]
 
 
 def main(arguments: list[str]) -> int:
@@ -133,7 +194,7 @@ def main(arguments: list[str]) -> int:
     elif command == "export" and len(rest) == 2:
         from omnijax.pretrained import export_talker
 
-        file = export_talker(Path(rest[0]), Path(rest[1]), CODES.value)
+        file = export_talker(Path(rest[0]), Path(rest[1]))
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     elif command == "say" and len(rest) == 2:
         say(*rest)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omnijax.data.codes import CodesSource, fingerprint
+from omnijax.data.codes import UNREADABLE, CodesSource, fingerprint
 from omnijax.errors import UserError
 from omnijax.generate.sampling import SamplingConfig
 from omnijax.generate.speaker import Speaker, StoredVoice
@@ -27,7 +27,8 @@ from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
 from omnijax.train.codec import load_codec
 from omnijax.train.kinds import open_tokenizer, weights_folder
-from omnijax.train.stages import from_dict
+from omnijax.train.stages import Stage, from_dict
+from omnijax.train.talker import code_folders
 
 TOKENIZER, VOICES = "tokenizer.json", "voices.npz"
 
@@ -115,8 +116,9 @@ def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> S
             "`make nano` trains"
         )
     params, config = load_weights(directory / "talker")
-    if "talker" not in config:
-        raise UserError(f"the config in {directory / 'talker'} has no talker")
+    for name in ("talker", "codec", "pace"):
+        if name not in config:
+            raise UserError(f"the config in {directory / 'talker'} has no {name}")
     codec, codec_params = load_codec(directory / "codec")
     mark = fingerprint(codec_params["quantiser"]["codebooks"])
     if config["codec"] != mark:
@@ -125,28 +127,39 @@ def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> S
             f"{mark}"
         )
     talker = from_dict(TalkerConfig, config["talker"], "config.talker.")
-    tokenizer = open_tokenizer(config["tokenizer"])
+    tokenizer = open_tokenizer(str(directory / "talker" / TOKENIZER))
     try:
         with np.load(directory / "talker" / VOICES) as file:
             rows = json.loads(file["meta"].tobytes())
             voices = [StoredVoice(name, words, file[name].astype(np.int32)) for name, words in rows]
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise UserError(f"no readable voices in {directory / 'talker'}: {error}") from None
     return Speaker(
         Talker(talker), params, codec, codec_params, tokenizer, voices, speech, pace=config["pace"]
     )
 
 
-def export_talker(run: Path, directory: Path, codes: str | Path) -> Path:
-    """A run's last checkpoint and a stored utterance of each voice, as a small folder."""
+def export_talker(run: Path, directory: Path) -> Path:
+    """A run's last checkpoint and a stored utterance of each voice, as a small folder.
+
+    The voices are those of the codes that the run was trained on, from their validation split.
+    """
     params, config = read_params(run / "checkpoints")
-    source = CodesSource(codes, "validation")
-    kept = {name: config[name] for name in ("name", "tokenizer", "talker", "training", "stage")}
+    if "talker" not in config:
+        raise UserError(f"the run {run} is no Talker's")
+    stage = from_dict(Stage, config["stage"], "config.stage.")
+    source = CodesSource(next(iter(code_folders(stage).values())), "validation")
+    if source.codec != config["codec"]:
+        raise UserError(
+            f"{run} was trained on codes of codec {config['codec']}, there are now {source.codec}'s"
+        )
+    kept = {name: config[name] for name in ("name", "talker", "training", "stage", "codec")}
     tokenizer = open_tokenizer(config["tokenizer"])
     said = [source[place] for place in range(len(source))]
     tokens = sum(len(tokenizer.encode(one.text, literal=True)) for one in said)
-    kept |= {"codec": source.codec, "pace": sum(len(one.codes) for one in said) / tokens}
+    kept |= {"tokenizer": TOKENIZER, "pace": sum(len(one.codes) for one in said) / tokens}
     file = save_weights(directory, params, json.loads(json.dumps(kept)))
+    tokenizer.save(directory / TOKENIZER)
     rows, frames = [], {}
     for voice in sorted({name for name, _ in source.by_voice}):
         # The longest: the most of a voice.

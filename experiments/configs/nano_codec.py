@@ -3,7 +3,8 @@
 codec_encoder  the encoder and the codebooks alone, a cheap step: a frame's features say its own
                spectrum, and codebook 0 learns to carry what nano's AuT makes of the same sound
 codec          Code2Wav as well: mel losses at several scales
-codec_judged   judges join, by periods and by spectrograms
+codec_decoder  Code2Wav alone, on all codebooks of every clip: the codes stay as they are
+codec_judged   judges join, by periods and by spectrograms; not part of nano
 """
 
 import ml_collections
@@ -12,13 +13,19 @@ from omnijax.errors import UserError
 from omnijax.media import nano_processor
 from omnijax.models import codec, presets
 from omnijax.train.codec import CodecTraining
-from omnijax.train.objectives.codec import ENCODER, GENERATOR, JUDGES, CodecLossConfig
+from omnijax.train.objectives.codec import (
+    DECODER,
+    ENCODER,
+    GENERATOR,
+    JUDGES,
+    CodecLossConfig,
+)
 from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
 
 SPEECH = ("omniworld_live/say=1",)
 # Codes must not move faster than their averages follow.
 SLOWLY = (r"^codec/(encoder|quantiser)/=0.1",)
-LAST = "codec"  # codec_judged can follow; the shipped codec went without it
+LAST = "codec_decoder"
 STAGES = {
     stage.name: stage
     for stage in (
@@ -51,6 +58,17 @@ STAGES = {
             ),
         ),
         Stage(
+            name="codec_decoder",
+            objective="codec",
+            starts_from=("codec=codec",),
+            trains=DECODER,
+            mixture=SPEECH,
+            steps=800,
+            batch=8,
+            seed=3,
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.01),
+        ),
+        Stage(
             name="codec_judged",
             objective="codec",
             starts_from=("codec",),
@@ -71,6 +89,15 @@ STAGES = {
 }
 
 
+LOSSES = CodecLossConfig(envelope=5.0)
+TRAINING = {
+    "codec_encoder": CodecTraining(decoded=False, losses=LOSSES),
+    "codec": CodecTraining(losses=LOSSES),
+    "codec_decoder": CodecTraining(encoded=False),
+    "codec_judged": CodecTraining(judged=True, losses=LOSSES),
+}
+
+
 def get_config(stage: str = LAST) -> ml_collections.ConfigDict:
     """The resolved config of one stage; every field can be overridden by a flag."""
     if stage not in STAGES:
@@ -79,13 +106,7 @@ def get_config(stage: str = LAST) -> ml_collections.ConfigDict:
         {
             "name": "nano_codec",
             "codec": to_dict(codec.nano()),
-            "training": to_dict(
-                CodecTraining(
-                    decoded=stage != "codec_encoder",
-                    judged=stage == "codec_judged",
-                    losses=CodecLossConfig(envelope=5.0),
-                )
-            ),
+            "training": to_dict(TRAINING[stage]),
             "model": to_dict(presets.nano()),  # its AuT is the teacher
             "processor": to_dict(nano_processor()),
             "stage": to_dict(STAGES[stage]),

@@ -1,4 +1,4 @@
-"""nano's Talker: 2.5 M parameters with its MTP, from scratch on OmniWorld's speech as codec frames.
+"""nano's Talker: 2.4 M parameters with its MTP, from scratch on OmniWorld's speech as codec frames.
 
 talker           every voice and language, under drawn schedules
 talker_speakers  a short stage on the voices that the demo speaks with, under the schedule that is
@@ -25,7 +25,7 @@ STAGES = {
             objective="talker",
             trains=TRAINS,
             mixture=CODES,
-            steps=3000,
+            steps=5000,
             batch=2,
             tokens=1024,
             optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, end_fraction=0.1),
@@ -36,7 +36,7 @@ STAGES = {
             starts_from=("talker",),
             trains=TRAINS,
             mixture=CODES,
-            steps=200,
+            steps=300,
             batch=2,
             tokens=1024,
             seed=1,  # goes on with other draws

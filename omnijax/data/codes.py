@@ -5,10 +5,13 @@ mixture as ``codes:FOLDER``). `fingerprint` says which codec made the codes: tho
 nothing to a Talker, or to its Code2Wav.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +19,9 @@ import numpy as np
 
 from omnijax.errors import UserError
 from omnijax.typing import Int
+
+# What numpy raises for a file that is no npz, is cut off, empty, or lacks a part.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 class Utterance(NamedTuple):
@@ -68,21 +74,33 @@ def write_codes(
     return len(rows)
 
 
+def codec_of(folder: str | os.PathLike, split: str = "train") -> str:
+    """The mark of the codec that made a split's codes, which `fingerprint` gives."""
+    with _opened(folder, split) as file:
+        return json.loads(file["meta"].tobytes())["codec"]
+
+
+@contextlib.contextmanager
+def _opened(folder: str | os.PathLike, split: str) -> Iterator[Any]:
+    path = Path(folder) / f"{split}.npz"
+    if not path.is_file():
+        raise UserError(f"no codes at {path}: experiments/talker.py codes makes them")
+    try:
+        with np.load(path) as file:
+            yield file
+    except UNREADABLE as error:
+        raise UserError(f"cannot read codes from {path}: {error}") from None
+
+
 class CodesSource:
     """Random access to a split's utterances, and to those of one voice."""
 
     def __init__(self, folder: str | os.PathLike, split: str = "train"):
-        path = Path(folder) / f"{split}.npz"
-        if not path.is_file():
-            raise UserError(f"no codes at {path}: experiments/talker.py codes makes them")
-        try:
-            with np.load(path) as file:
-                self._codes, lengths = file["codes"], file["lengths"]
-                meta = json.loads(file["meta"].tobytes())
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"cannot read codes from {path}: {error}") from None
-        self.codec: str = meta["codec"]
-        self._rows = meta["rows"]
+        with _opened(folder, split) as file:
+            self._codes, lengths = file["codes"], file["lengths"]
+            meta = json.loads(file["meta"].tobytes())
+            self.codec: str = meta["codec"]
+            self._rows = meta["rows"]
         self._ends = np.cumsum(lengths)
         self._starts = self._ends - lengths
         self.by_voice: dict[tuple[str, str], list[int]] = {}  # (voice, language) -> places

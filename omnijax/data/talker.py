@@ -33,13 +33,9 @@ SCHEDULES = ("random", "chunked", "earliest")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TalkerDataConfig:
+class TalkerDraws:
     """What is drawn for each item; shares are probabilities."""
 
-    mixture: Sequence[tuple[str, float]]
-    split: str = "train"
-    batch_size: int = 2  # rows
-    max_tokens: int = 768  # a row
     schedules: tuple[str, ...] = ("random=0.5", "chunked=0.4", "earliest=0.1")
     described: float = 0.7  # the voice's description stands in the prompt
     shown: float = 0.7  # frames of another utterance do; one of both always
@@ -47,6 +43,42 @@ class TalkerDataConfig:
     joined: tuple[float, ...] = (0.6, 0.25, 0.15)  # one utterance, two, three
     named_language: float = 0.8  # the language's mark stands before the answer
     asks: bool = False  # requests for text are learned (the policy "learned")
+
+    def __post_init__(self):
+        for field in ("described", "shown", "named_language"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise UserError(f"{field} is {getattr(self, field)}, it is a share from 0 to 1")
+        if len(self.reference_frames) != 2 or not (
+            1 <= self.reference_frames[0] <= self.reference_frames[1]
+        ):
+            raise UserError(f"reference_frames is {self.reference_frames}: least, then most")
+        if not self.joined or min(self.joined) < 0 or not sum(self.joined):
+            raise UserError(f"joined is {self.joined}: shares of one utterance, two and so on")
+        _ = self.schedule_shares()
+
+    def schedule_shares(self) -> dict[str, float]:
+        shares = {}
+        for entry in self.schedules:
+            name, _, share = entry.partition("=")
+            try:
+                shares[name] = float(share)
+            except ValueError:
+                shares[name] = -1.0
+            if name not in SCHEDULES or shares[name] < 0:
+                raise UserError(f"schedules: {entry!r} is not NAME=SHARE with one of {SCHEDULES}")
+        if not sum(shares.values()):
+            raise UserError(f"schedules is {self.schedules}: all shares are 0")
+        return shares
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TalkerDataConfig(TalkerDraws):
+    """What is drawn, and how it becomes batches."""
+
+    mixture: Sequence[tuple[str, float]]
+    split: str = "train"
+    batch_size: int = 2  # rows
+    max_tokens: int = 768  # a row
     seed: int = 0
     shuffle: bool = True
     threads: int = 2
@@ -54,25 +86,10 @@ class TalkerDataConfig:
     prefetch_batches: int = 4
 
     def __post_init__(self):
+        super().__post_init__()
         for field in ("batch_size", "max_tokens", "packing_rows", "prefetch_batches"):
             if getattr(self, field) < 1:
                 raise UserError(f"{field} is {getattr(self, field)}, it must be at least 1")
-        for field in ("described", "shown", "named_language"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise UserError(f"{field} is {getattr(self, field)}, it is a share from 0 to 1")
-        low, high = self.reference_frames
-        if not 1 <= low <= high:
-            raise UserError(f"reference_frames is {self.reference_frames}: least, then most")
-        _ = self.schedule_shares()
-
-    def schedule_shares(self) -> dict[str, float]:
-        shares = {}
-        for entry in self.schedules:
-            name, _, share = entry.partition("=")
-            if name not in SCHEDULES or not share:
-                raise UserError(f"schedules: {entry!r} is not NAME=SHARE with one of {SCHEDULES}")
-            shares[name] = float(share)
-        return shares
 
 
 @dataclasses.dataclass(eq=False)

@@ -8,6 +8,8 @@ import numpy as np
 
 from omnijax.eval.answers import answer
 from omnijax.eval.scoring import plain, word_error_rate
+from omnijax.generate.events import AudioChunk, TextDelta
+from omnijax.generate.session import Session
 from omnijax.generate.speaker import Speaker
 from omnijax.media.audio import Audio
 
@@ -16,7 +18,8 @@ BATCH = 8
 
 
 def transcripts(recogniser: Any, clips: Sequence[Audio]) -> list[str]:
-    """What a loaded Thinker writes down."""
+    """What a loaded Thinker writes down; of a clip without samples, nothing."""
+    sounding = [clip for clip in clips if len(clip.samples)]
     chats = [
         {
             "messages": [
@@ -29,10 +32,15 @@ def transcripts(recogniser: Any, clips: Sequence[Audio]) -> list[str]:
                 }
             ]
         }
-        for clip in clips
+        for clip in sounding
     ]
     generator = recogniser.generator(max_len=768)
-    return answer(generator, recogniser.tokenizer, recogniser.processor, chats, batch_size=BATCH)
+    written = iter(
+        answer(generator, recogniser.tokenizer, recogniser.processor, chats, batch_size=BATCH)
+        if chats
+        else ()
+    )
+    return [next(written) if len(clip.samples) else "" for clip in clips]
 
 
 def skips_and_repeats(truths: Sequence[str], heard: Sequence[str]) -> tuple[float, float]:
@@ -42,8 +50,11 @@ def skips_and_repeats(truths: Sequence[str], heard: Sequence[str]) -> tuple[floa
     words = skipped = repeated = 0
     for truth, said in zip(truths, heard, strict=True):
         truth, said = plain(truth), plain(said)
-        aligned = jiwer.process_words(truth or "-", said or "-")
         words += len(truth.split())
+        if not (truth and said):
+            skipped += len(truth.split())
+            continue
+        aligned = jiwer.process_words(truth, said)
         skipped += aligned.deletions
         hypothesis = said.split()
         for chunk in aligned.alignments[0]:
@@ -66,6 +77,7 @@ def score_speech(
     sources = [example["meta"]["speech"] for example in examples]
     voices = [speaker.voice(example["meta"]["voice"]) for example in examples]
     spoken: list[np.ndarray] = []
+    speaker.say(truths[:BATCH], voices[:BATCH], languages=languages[:BATCH])  # compiles
     began = time.monotonic()
     for i in range(0, len(examples), BATCH):
         part = slice(i, i + BATCH)
@@ -92,3 +104,37 @@ def score_speech(
     figures["seconds of source"] = sum(clip.seconds for clip in sources)
     figures["RTF, batches of 8"] = seconds / length
     return figures
+
+
+def score_latency(
+    speaker: Speaker, thinker: Any, examples: Sequence[dict], *, language: str | None = None
+) -> dict[str, float]:
+    """Whole conversations of one turn: medians over the examples, the programs compiled before.
+
+    Returns:
+      "first text" and "first sound" in seconds after the question's end, "RTF": seconds of
+      computing, from the first sound to the last, for a second of sound after the first packet.
+    """
+    firsts, sounds, factors = [], [], []
+    for n, example in enumerate([examples[0], *examples]):
+        session = Session(
+            thinker.generator(), thinker.tokenizer, thinker.processor, speaker=speaker,
+            language=language,
+        )  # fmt: skip
+        question = example["chat"]["messages"][0]["content"]
+        session.push(*question)
+        events = list(session.respond())
+        chunks = [event for event in events if isinstance(event, AudioChunk)]
+        words = [event.seconds for event in events if isinstance(event, TextDelta)]
+        if not n or not chunks or not words:  # the first one compiles; a call is not spoken
+            continue
+        firsts.append(words[0])
+        sounds.append(chunks[0].seconds)
+        if len(chunks) > 1:
+            seconds = sum(len(chunk.samples) for chunk in chunks[1:]) / speaker.sample_rate
+            factors.append((chunks[-1].seconds - chunks[0].seconds) / seconds)
+    medians = {"first text": firsts, "first sound": sounds, "RTF": factors}
+    return {name: float(np.median(values)) for name, values in medians.items() if values} | {
+        "slowest first sound": max(sounds, default=float("nan")),
+        "answers": len(sounds),
+    }

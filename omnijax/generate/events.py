@@ -38,12 +38,17 @@ class ToolCall(NamedTuple):
 
 
 class TurnEnd(NamedTuple):
-    """The answer is over: "stop" by the model, "length" by ``max_new_tokens``."""
+    """The answer is over: "stop" by the model, "length" by ``max_new_tokens``.
+
+    speech: why its speech ended, where it was spoken: "stop" by the Talker, "length" where a limit
+    cut it, "nothing to say".
+    """
 
     reason: str
     text: str  # all of the answer, calls included, as the model wrote it
     tokens: int
     seconds: float
+    speech: str | None = None
 
 
 Event = TextDelta | AudioChunk | ToolCall | TurnEnd

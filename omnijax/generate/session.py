@@ -98,11 +98,12 @@ class Session:
         if not items and not given and tool_result is None:
             raise UserError("nothing was pushed: give text, image, audio, video or tool_result")
         content = [self._opened(item) for item in (*items, *given)]
-        chat = self._after_reply()
         # Results stand before what the user says, one for each call.
-        if tool_result is not None and (len(self.unread) >= chat.open_calls or self._asked):
+        if tool_result is not None and (len(self.unread) >= self._open_calls or self._asked):
             raise UserError("no tool call waits for a result")
-        self._chat, self._reply, self._before = chat, None, None  # From here nothing is refused.
+        # From here nothing is refused.
+        self._chat = self._after_reply()
+        self._reply, self._before = None, None
         if tool_result is not None:
             self.unread.append({"role": "tool", "content": str(tool_result)})
         if content and self._asked:
@@ -115,7 +116,7 @@ class Session:
         """Read what was pushed and answer it, as it is produced.
 
         Who stops listening in the middle loses nothing: the conversation goes on after what was
-        produced until then.
+        produced until then, or where the answer is spoken, after what was said.
 
         Raises:
           UserError: nothing was pushed, or it does not fit; then `drop` takes it back.
@@ -152,6 +153,13 @@ class Session:
     def drop(self) -> None:
         """Take back what was pushed since the last answer."""
         self.unread = []
+
+    @property
+    def _open_calls(self) -> int:
+        """Calls that wait for a result, those of an answer that may still grow included."""
+        if self._reply is None:
+            return self._chat.open_calls
+        return len(self.messages[-1].get("tool_calls", ()))
 
     @property
     def _asked(self) -> bool:
@@ -206,34 +214,42 @@ class Session:
                     if self._reply is not reply:
                         return
         self._before = None  # said to its end
-        yield TurnEnd(reason, text, len(reply), self._since())
+        spoken = self.speech.reason if self.speech is not None else None
+        yield TurnEnd(reason, text, len(reply), self._since(), spoken)
 
     def _after_reply(self) -> ChatState:
         """The chat if the answer ended now; it has the calls that its message has."""
         if self._reply is None:
             return self._chat
         self._keep_what_was_said()
-        calls = self.messages[-1].get("tool_calls", ())
         chat = self._chat.after_reply(self._reply, self._tokenizer)
-        return chat._replace(open_calls=len(calls))
+        return chat._replace(open_calls=self._open_calls)
 
     def _keep_what_was_said(self) -> None:
         """An answer that is interrupted while it is spoken ends where its speech has got to.
 
         The recurrent state cannot be taken back, so the Thinker goes back to where the answer
-        began and reads what was said of it. An answer with a call stays whole: it was delivered.
+        began and reads what was said of it, behind its thought. An answer with a call stays whole:
+        it was delivered; and so does one that is still being thought.
         """
         if self._before is None or self.messages[-1].get("tool_calls"):
             return
-        said = self.speech.said.strip()
-        tokens = self._tokenizer.encode(said, literal=True) if said else []
+        said, thought, tokens = self.speech.said.strip(), "", []
+        if self._style.thinking == "on":
+            written = self._tokenizer.decode(self._reply, skip_special=True)
+            thought, closing, _ = written.partition("</think>")
+            if not closing:
+                return
+            thought += closing + "\n\n" * bool(said)
+            tokens = self._tokenizer.encode(thought)
+        tokens += self._tokenizer.encode(said, literal=True) if said else []
         rows, self._before = self._before, None
         if tokens:
             read = text_inputs(jnp.asarray([tokens], jnp.int32))
             places = read.positions + int(self._chat.positions.next)
             rows = self._generator.prefill(rows, read._replace(positions=places))
         self._rows, self._reply = rows, list(tokens)
-        self.messages[-1] = {"role": "assistant", "content": said}
+        self.messages[-1] = {"role": "assistant", "content": thought + said}
 
     def _since(self) -> float:
         return time.monotonic() - self._last_push

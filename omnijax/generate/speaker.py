@@ -34,7 +34,6 @@ from omnijax.typing import Float, Int, PyTree
 SHORTEST_REFERENCE, LONGEST_REFERENCE = 0.8, 10.0  # seconds of sound that show a voice
 SILENT = 0.01  # peak below which a reference is silent
 CLIPPED = 0.01  # share of samples at full scale above which a reference is clipped
-LONGEST_TOKEN = 1.0  # seconds of speech a text token; a runaway answer is cut there
 PACE = 2.5  # frames a text token, where nothing better is known
 _WORD = re.compile(r"(?<=\S) (?=\S)")
 _WORD_START = re.compile(r"(?<=\S)(?= \S)")
@@ -151,8 +150,7 @@ class Speaker:
             for voice, language in zip(voices, languages, strict=True)
         ]
         ids = [self.tokenizer.encode(speakable(text), literal=True) for text in texts]
-        limit = max(int(len(row) * LONGEST_TOKEN * self.codec.config.frame_rate) for row in ids)
-        codes = self.generator(prompts, ids, seed=seed, max_frames=limit)
+        codes = self.generator(prompts, ids, seed=seed)
         return [self.decode(row) if len(row) else np.zeros(0, np.float32) for row in codes]
 
 
@@ -170,20 +168,23 @@ class Speech:
         self._speaker, self._stream = speaker, stream
         self._decoder = init_decode_state(speaker.codec)
         self._held, self._tokens, self._begun = "", 0, False
-        self._closed = False
+        self._closed: str | None = None
         self._pieces: list[tuple[int, str]] = []  # (text tokens up to here, the piece)
         self.codes: list[Int[np.ndarray, "_ Q"]] = []  # of every packet so far
         self.read: list[int] = []  # text tokens that had been read at each packet
 
     def push(self, text: str, *, last: bool = False) -> None:
-        """More of the text. A word is read once the next begins, for its tokens to be certain."""
+        """More of the text. A word is read once the next begins, for its tokens to be certain.
+
+        Text that goes beyond what the Talker can hold is not spoken: `reason` is then "length".
+        """
         self._held += text
         ends = [match.start() for match in _WORD.finditer(self._held)]
         cut = len(self._held) if last else (ends[-1] if ends else 0)
         ready, self._held = self._held[:cut], self._held[cut:]
         self._begun |= any(c.isalnum() for c in ready)
         if last and not self._begun:
-            self._closed = True  # nothing to say: no sound, no noise
+            self._closed = "nothing to say"  # no sound, no noise
             return
         ids: list[int] = []
         for word in _WORD_START.split(ready) if ready else ():
@@ -191,8 +192,12 @@ class Speech:
             ids += own
             self._tokens += len(own)
             self._pieces.append((self._tokens, word))
-        if (ids or last) and not self._stream.done[0]:  # one that is over hears no more
+        if not (ids or last) or self.done:  # one that is over hears no more
+            return
+        if self._stream.fits(len(ids) + last):
             self._stream.push(ids, last=last)
+        else:
+            self._closed = "length"
 
     def packets(self) -> Iterator[Float[np.ndarray, "_"]]:
         """The samples that can be said now, packet by packet, until text is needed or the end."""
@@ -209,12 +214,12 @@ class Speech:
 
     @property
     def done(self) -> bool:
-        return self._closed or self._stream.done[0]
+        return self._closed is not None or self._stream.done[0]
 
     @property
     def reason(self) -> str | None:
         """Why it ended: "stop", "length", "nothing to say"; None: it goes on."""
-        return "nothing to say" if self._closed else self._stream.reasons[0]
+        return self._closed or self._stream.reasons[0]
 
     @property
     def said(self) -> str:

@@ -37,18 +37,21 @@ class SpeechConfig:
     """How speech is made; the sampling is the described system's [REFERENCE section 5].
 
     text_chunk, frame_chunk: of the policy "chunked"; ``frame_chunk`` is also the largest packet.
+    longest_token: frames a text token; a row that speaks more for all of its text has run away,
+    and ends with the reason "length". A second a token is four times the slowest speech.
     """
 
     policy: str = "chunked"
     text_chunk: int = 4
     frame_chunk: int = 4
+    longest_token: int = 12
     sampling: SamplingConfig = SamplingConfig(temperature=0.9, top_k=50, repetition_penalty=1.05)
     residual_sampling: SamplingConfig = SamplingConfig(temperature=0.9, top_k=50)
 
     def __post_init__(self):
         if self.policy not in POLICIES:
             raise UserError(f"policy is {self.policy!r}, it must be one of {POLICIES}")
-        for name in ("text_chunk", "frame_chunk"):
+        for name in ("text_chunk", "frame_chunk", "longest_token"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be at least 1")
         if self.residual_sampling.repetition_penalty != 1.0:
@@ -195,14 +198,20 @@ class SpeechStream:
             raise UserError(f"the text of row {row} has ended, nothing can follow it")
         ids = check_text(config, np.asarray(text, np.int32).reshape(-1)).tolist()
         ids = spoken_text(config, ids) if last else ids
-        positions = own.length + (0 if self._dual else len(own.text) + len(ids))
-        if positions > self._generator.max_len:
+        if not self.fits(len(ids), row=row):
             raise UserError(
-                f"the text of row {row} does not fit: {positions} positions with its prompt, the "
-                f"limit (max_len) is {self._generator.max_len}"
+                f"the text of row {row} does not fit: {self._positions(own, len(ids))} positions "
+                f"with its prompt, the limit (max_len) is {self._generator.max_len}"
             )
         own.text.extend(ids)
         own.closed = last
+
+    def fits(self, count: int, *, row: int = 0) -> bool:
+        """Whether so many more ids can be pushed."""
+        return self._positions(self._rows[row], count) <= self._generator.max_len
+
+    def _positions(self, row: _Row, count: int) -> int:
+        return row.length + (0 if self._dual else len(row.text) + count)
 
     @property
     def done(self) -> list[bool]:
@@ -291,7 +300,10 @@ class SpeechStream:
 
     def _room(self, row: _Row) -> int:
         """Frames that the row may still speak."""
-        return min(self._generator.max_len - row.length, self._max_frames - row.frames)
+        longest = self._generator.config.longest_token * (row.read + len(row.text))
+        return min(
+            self._generator.max_len - row.length, min(self._max_frames, longest) - row.frames
+        )
 
     def _speak(self, budget: np.ndarray) -> list[np.ndarray]:
         generator, config = self._generator, self._generator.config

@@ -14,10 +14,12 @@ from omnijax.models.codec import SAMPLE_RATE, Codec, CodecConfig
 from omnijax.models.codec.discriminators import DiscriminatorConfig, Discriminators
 from omnijax.models.thinker import ThinkerConfig
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
-from omnijax.train.kinds import Config, Kind, weights_folder
+from omnijax.train.kinds import Config, Kind, check_unused, weights_folder
 from omnijax.train.objectives.codec import CodecLossConfig, codec_objective
 from omnijax.train.stages import RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Objective, Params
+
+ROWS = ("tokens", "audio_chunks", "patches")  # a crop has its own length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,9 +28,11 @@ class CodecTraining:
 
     frames: int = 20  # a crop
     # Codebook 0 learns to carry what an AuT makes of the crop: that of these weights; "": none.
-    # A stage that starts from another takes the teacher over with the rest.
+    # A stage that starts from another takes the teacher over with the rest; one of Code2Wav alone
+    # has none.
     teacher: str = "weights:nano"
     decoded: bool = True  # False: the encoder and the codebooks alone
+    encoded: bool = True  # False: Code2Wav alone, on codes that stay as they are
     judged: bool = False  # adversarial losses
     losses: CodecLossConfig = CodecLossConfig()
     judges: DiscriminatorConfig = DiscriminatorConfig()
@@ -40,9 +44,12 @@ class CodecTraining:
 
 def resolve(config: Config) -> dict[str, Any]:
     """Defaults and the teacher's weights written out; a crop must be whole chunks for it."""
+    check_unused(from_dict(Stage, config["stage"], "config.stage."), *ROWS)
     codec = from_dict(CodecConfig, config["codec"], "config.codec.")
     training = from_dict(CodecTraining, config["training"], "config.training.")
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
+    if not training.encoded:
+        training = dataclasses.replace(training, teacher="")
     if training.teacher:
         seconds = training.frames * codec.samples_per_frame / SAMPLE_RATE
         hop = processor.mel.hop / processor.sample_rate
@@ -91,6 +98,7 @@ def objective(config: Config, stage: Stage, example: Any) -> Objective:
         judges=Discriminators(training.judges) if training.judged else None,
         teacher=AuT(model.aut) if training.teacher else None,
         decoded=training.decoded,
+        encoded=training.encoded,
     )
 
 
@@ -116,19 +124,19 @@ def load_codec(weights: str | Path) -> tuple[Codec, Params]:
         raise UserError(f"no codec at {str(weights)!r}: give a folder of weights, or a run")
     if (directory / "checkpoints").is_dir():
         params, config = read_params(directory / "checkpoints")
-        params = params.get("codec")
     else:
         params, config = load_weights(directory)
-    if "codec" not in config:
-        raise UserError(f"the config in {directory} has no codec")
-    return Codec(from_dict(CodecConfig, config["codec"], "config.codec.")), params
+    for name, where in (("config", config), ("weights", params)):
+        if not isinstance(where.get("codec"), dict):
+            raise UserError(f"the {name} in {directory} have no codec")
+    return Codec(from_dict(CodecConfig, config["codec"], "config.codec.")), params["codec"]
 
 
 def export_codec(run: Path, directory: Path) -> Path:
-    """The codec of a run alone, without judges, teacher and averages; returns the weights' file."""
+    """The codec of a run alone, without judges and teacher; returns the weights' file."""
     params, config = read_params(run / "checkpoints")
-    if "codec" not in config:
+    if "codec" not in params:
         raise UserError(f"the run {run} is no codec's")
     fields = ("name", "codec", "training", "stage", "corpus")
     kept = {name: config[name] for name in fields if name in config}
-    return save_weights(directory, params["codec"], json.loads(json.dumps(kept)))
+    return save_weights(directory, {"codec": params["codec"]}, json.loads(json.dumps(kept)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omnijax.errors import UserError
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.stages import RunConfig, Stage
 from omnijax.train.state import Objective
@@ -26,6 +27,21 @@ class Kind(NamedTuple):
     resolve: Callable[[Config], dict[str, Any]]
     data: Callable[[Config, Stage, RunConfig, str], Any]
     objective: Callable[[Config, Stage, Any], Objective]
+
+
+# Of a stage, what only stages of the Thinker and its encoders do.
+CHAT_ONLY = ("window_chunks", "on_too_long", "loss_weighting", "augment")
+
+
+def check_unused(stage: Stage, *names: str) -> None:
+    """Raises if a field that this stage's objective does not read was changed."""
+    default = Stage(name=stage.name)
+    for name in (*CHAT_ONLY, *names):
+        if getattr(stage, name) != getattr(default, name):
+            raise UserError(
+                f"config.stage.{name} is {getattr(stage, name)}, a stage with objective "
+                f"{stage.objective!r} does not read it"
+            )
 
 
 def weights_folder(name: str) -> Path:

@@ -2,35 +2,39 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 from omnijax.data import Pipeline
-from omnijax.data.talker import TalkerDataConfig, make_talker_pipeline
+from omnijax.data.codes import codec_of
+from omnijax.data.talker import TalkerDataConfig, TalkerDraws, make_talker_pipeline
 from omnijax.errors import UserError
 from omnijax.models.talker import Talker, TalkerConfig
-from omnijax.train.kinds import Config, Kind, open_tokenizer
+from omnijax.train.kinds import Config, Kind, check_unused, open_tokenizer
 from omnijax.train.objectives.talker import talker_objective
 from omnijax.train.stages import RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Objective
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TalkerTraining:
+class TalkerTraining(TalkerDraws):
     """What a Talker's stage has beside its Talker: what is drawn, and how losses are weighed."""
 
-    schedules: tuple[str, ...] = ("random=0.5", "chunked=0.4", "earliest=0.1")
-    described: float = 0.7
-    shown: float = 0.7
-    reference_frames: tuple[int, ...] = (10, 30)
-    joined: tuple[float, ...] = (0.6, 0.25, 0.15)
-    named_language: float = 0.8
-    asks: bool = False
     residual_weight: float = 1.0
     mtp_frames: int = 128  # of a row, drawn anew at each step; 0: all
 
+    def __post_init__(self):
+        super().__post_init__()
+        for field in ("residual_weight", "mtp_frames"):
+            if getattr(self, field) < 0:
+                raise UserError(f"{field} is {getattr(self, field)}, it must not be negative")
+
 
 def resolve(config: Config) -> dict[str, Any]:
-    """Defaults written out; the Talker's text table must hold the tokenizer's ids."""
+    """Defaults written out, and the mark of the codec whose codes these are ("codec"); the text
+    table must hold the tokenizer's ids."""
+    stage = from_dict(Stage, config["stage"], "config.stage.")
+    check_unused(stage, "audio_chunks", "patches")
     talker = from_dict(TalkerConfig, config["talker"], "config.talker.")
     training = from_dict(TalkerTraining, config["training"], "config.training.")
     tokenizer = open_tokenizer(config["tokenizer"])
@@ -39,18 +43,28 @@ def resolve(config: Config) -> dict[str, Any]:
             f"config.talker.text_vocab_size is {talker.text_vocab_size}, the tokenizer has "
             f"{tokenizer.vocab_size} tokens"
         )
-    parts = {"talker": to_dict(talker), "training": to_dict(training)}
+    marks = {name: codec_of(folder) for name, folder in code_folders(stage).items()}
+    if len(set(marks.values())) > 1:
+        raise UserError(f"config.stage.mixture has codes of several codecs: {marks}")
+    parts = {"talker": to_dict(talker), "training": to_dict(training), "codec": min(marks.values())}
     return {**config, **json.loads(json.dumps(parts))}
+
+
+def code_folders(stage: Stage) -> dict[str, Path]:
+    """The folders of codes that a stage's mixture names."""
+    folders = {}
+    for name, _ in stage.weights():
+        kind, _, folder = name.partition(":")
+        if kind != "codes" or not folder:
+            raise UserError(f"the Talker trains on codes:FOLDER, the mixture names {name!r}")
+        folders[name] = Path(folder)
+    return folders
 
 
 def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
     """Packed rows of a split's speech."""
     training = from_dict(TalkerTraining, config["training"], "config.training.")
-    drawn = {
-        field.name: getattr(training, field.name)
-        for field in dataclasses.fields(training)
-        if field.name not in ("residual_weight", "mtp_frames")
-    }
+    draws = {f.name: getattr(training, f.name) for f in dataclasses.fields(TalkerDraws)}
     return make_talker_pipeline(
         TalkerDataConfig(
             mixture=stage.weights(),
@@ -60,7 +74,7 @@ def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
             seed=stage.seed,
             shuffle=split == "train",
             threads=run.threads,
-            **drawn,
+            **draws,
         ),
         talker=from_dict(TalkerConfig, config["talker"], "config.talker."),
         tokenizer=open_tokenizer(config["tokenizer"]),

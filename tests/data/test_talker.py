@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from omnijax.data.codes import CodesSource, Utterance, fingerprint, write_codes
+from omnijax.data.codes import CodesSource, Utterance, codec_of, fingerprint, write_codes
 from omnijax.data.talker import RowMaker, TalkerDataConfig, make_talker_pipeline
 from omnijax.errors import UserError
 from omnijax.models.talker import aria, presets
@@ -128,6 +128,15 @@ def test_a_fingerprint_is_the_codebooks_at_the_precision_in_which_they_are_kept(
     books = np.random.default_rng(0).standard_normal((2, 4, 3)).astype(np.float32)
     kept = np.asarray(jax.numpy.asarray(books, "bfloat16"), np.float32)
     assert fingerprint(books) == fingerprint(kept) != fingerprint(books + 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no archive"])
+def test_a_file_of_codes_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "train.npz").write_bytes(content)
+    with pytest.raises(UserError, match="cannot read codes from .*train.npz"):
+        CodesSource(tmp_path)
+    with pytest.raises(UserError, match="cannot read codes from .*train.npz"):
+        codec_of(tmp_path)
 
 
 def test_what_does_not_fit_is_named(source, tmp_path):

@@ -35,7 +35,7 @@ def weights(tmp_path_factory):
     codec = Codec(tiny.config())
     samples = jnp.zeros((1, codec.config.samples_per_frame))
     params = jax.jit(codec.init)(jax.random.key(0), samples)["params"]
-    save_weights(folder, params, {"codec": to_dict(codec.config)})
+    save_weights(folder, {"codec": params}, {"codec": to_dict(codec.config)})
     return folder
 
 
@@ -61,6 +61,8 @@ def test_a_clip_goes_to_codes_and_comes_back_at_its_own_length(weights, tmp_path
         ((), "give one of train, encode IN OUT"),
         (("encode", "nowhere.wav", "codes.npz"), "nowhere.wav"),
         (("decode", "nowhere.npz", "y.wav"), "cannot read codes from nowhere.npz"),
+        (("decode", "nowhere.npz", "y.xyz"), "give the name of a .wav file"),
+        (("score", "--out=no/where.json"), "cannot write no/where.json: its folder does not exist"),
         (("train",), "give --config=FILE:STAGE"),
         (("export", "nowhere", "folder"), "nowhere"),
     ],
@@ -70,6 +72,16 @@ def test_what_is_wrong_is_one_line_and_status_2(arguments, message):
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_file_of_codes_that_is_cut_off_is_named(weights, tmp_path):
+    np.savez(tmp_path / "whole.npz", codes=np.zeros((2, 4), np.int32), samples=10)
+    whole = (tmp_path / "whole.npz").read_bytes()
+    for length in (0, 40, len(whole) // 2):
+        (tmp_path / "cut.npz").write_bytes(whole[:length])
+        done = run("decode", tmp_path / "cut.npz", tmp_path / "y.wav", f"--weights={weights}")
+        assert done.returncode == 2 and "cannot read codes from" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_codes_that_the_codec_does_not_have_are_named(weights, tmp_path):

@@ -6,11 +6,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 PARENT = f"""
-import sys
+import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from experiments import nano
+signal.signal(signal.SIGTERM, nano.stop)
 nano.HERE = Path(sys.argv[1])
+if len(sys.argv) > 2:
+    os.kill(os.getpid(), signal.SIGTERM)
 nano.run("part.py", "--name=value")
 print("went on")
 """
@@ -26,9 +29,9 @@ time.sleep(600)
 """
 
 
-def start(folder: Path, part: str) -> subprocess.Popen:
+def start(folder: Path, part: str, *arguments: str) -> subprocess.Popen:
     (folder / "part.py").write_text(part)
-    command = [sys.executable, "-c", PARENT, str(folder)]
+    command = [sys.executable, "-c", PARENT, str(folder), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -38,6 +41,11 @@ def test_a_stop_signal_reaches_the_part_that_runs_and_waits_for_its_checkpoint(t
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=300)
     assert rest == "saved\n" and process.returncode == 143
+
+
+def test_a_stop_signal_between_two_parts_begins_no_other(tmp_path):
+    process = start(tmp_path, 'print("ran", flush=True)', "stopped before")
+    assert process.communicate(timeout=300)[0] == "" and process.returncode == 143
 
 
 def test_a_part_that_fails_ends_the_whole_with_its_status(tmp_path):

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from omnijax.errors import UserError
 from omnijax.generate.session import AudioChunk, Session, TextDelta, ToolCall, TurnEnd
+from omnijax.text import ChatStyle
 from omnijax.text.tools import ToolCall as Call
 from omnijax.text.tools import render_call
 
@@ -80,3 +82,56 @@ def test_a_push_stops_the_speech_and_what_was_said_stays_in_the_history(model, s
     talk.respond(1), other.respond(1)
     np.testing.assert_allclose(talk._rows.logits, other._rows.logits, atol=1e-4)
     assert int(talk._rows.cache.length[0]) == int(other._rows.cache.length[0])
+
+
+def interrupted(talk, chunks=3):
+    """(the answer after so many packets, still open, what was said by then)."""
+    answer = talk.respond(96)
+    for event in answer:
+        chunks -= isinstance(event, AudioChunk)
+        if not chunks:
+            return answer, talk.speech.said.strip()
+    raise AssertionError("the answer ended before it was interrupted")
+
+
+def test_a_push_that_is_refused_leaves_the_answer_running(model, speaker):  # noqa: F811
+    talk = session(model, speaker, ANSWER + END)
+    talk.push(text="hi")
+    answer, _ = interrupted(talk)
+    before = [dict(message) for message in talk.messages]
+    with pytest.raises(UserError, match="no tool call waits for a result"):
+        talk.push(tool_result="3")
+    assert talk.messages == before
+    assert isinstance(next(answer), AudioChunk | TextDelta)
+
+
+def test_what_was_said_stands_behind_the_thought_when_an_answer_is_interrupted(model, speaker):  # noqa: F811
+    thought = "let me see</think>\n\n"
+    style = ChatStyle(thinking="on", keep_thinking=True)
+    talk = session(model, speaker, thought + ANSWER + END, "yes" + END, style=style)
+    talk.push(text="hi")
+    _, said = interrupted(talk)
+    assert said and ANSWER.startswith(said)
+    talk.push(text="stop")
+    assert talk.messages[-1] == {"role": "assistant", "content": thought + said}
+    other = Session(Dictated(model, thought + said), TOKENIZER, PROCESSOR, tools=TOOLS, style=style)
+    other.push(text="hi")
+    for _ in other.respond(len(TOKENIZER.encode(thought)) + len(TOKENIZER.encode(said))):
+        pass
+    other.push(text="stop")
+    talk.respond(1), other.respond(1)
+    np.testing.assert_allclose(talk._rows.logits, other._rows.logits, atol=1e-4)
+
+
+def test_speech_that_runs_away_or_does_not_fit_ends_and_the_text_goes_on(model, speaker):  # noqa: F811
+    talk = session(model, speaker, "two bells" + END, ANSWER + " " + ANSWER + END)
+    talk.push(text="hi")
+    *_, end = talk.respond(96)
+    tokens = len(TOKENIZER.encode("two bells")) + 1  # and the mark of the text's end
+    assert end.speech == "length" and end.reason == "stop"
+    assert sum(map(len, talk.speech.codes)) == 12 * tokens
+    short = tiny.speaker(pace=1.0, max_len=40)
+    talk = session(model, short, ANSWER + " " + ANSWER + END)
+    talk.push(text="hi")
+    *_, end = talk.respond(96)
+    assert end.speech == "length" and talk.messages[-1]["content"] == ANSWER + " " + ANSWER

@@ -56,7 +56,7 @@ def speaker(config=GREEDY, **options) -> Speaker:
     codec = Codec(tiny_codec.config())
     return Speaker(
         Talker(TALKER), params(), codec, codec_params(), TOKENIZER, VOICES, config,
-        max_len=256, **options,
+        **{"max_len": 256} | options,
     )  # fmt: skip
 
 

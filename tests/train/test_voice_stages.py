@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omnijax.data.codes import Utterance, write_codes
+from omnijax.data.codes import CodesSource, Utterance, fingerprint, write_codes
 from omnijax.errors import UserError
 from omnijax.media import nano_processor
 from omnijax.models import presets
+from omnijax.models.codec import Codec
 from omnijax.models.codec.discriminators import DiscriminatorConfig
 from omnijax.models.codec.losses import EnvelopeConfig, MelLossConfig
 from omnijax.models.talker import presets as talkers
 from omnijax.pretrained import export_talker, load_speaker
 from omnijax.sharding import flatten
 from omnijax.text import nano_tokenizer
-from omnijax.train.checkpoint import read_params
+from omnijax.train.checkpoint import read_params, save_weights
 from omnijax.train.codec import CodecTraining, export_codec, load_codec
 from omnijax.train.objectives.codec import ENCODER, GENERATOR, JUDGES, CodecLossConfig
 from omnijax.train.recipe import resolve, run_stage
@@ -113,8 +114,12 @@ def codes(tmp_path_factory):
             Utterance(f"a bell {i}", "en", "ab"[i % 2], "a man", rng.integers(0, 11, (9, 4)))
             for i in range(8)
         )
-        write_codes(folder, split, made, "0123")
+        write_codes(folder, split, made, fingerprint(codec_params()["quantiser"]["codebooks"]))
     return folder
+
+
+def codec_params():
+    return tiny.params(Codec(tiny.config()))["params"]
 
 
 @pytest.mark.slow
@@ -161,11 +166,61 @@ def test_a_talker_stage_trains_every_parameter_and_its_voice_is_packed(codes, tm
     unmoved = still(begun, params_of(tmp_path / "run"))
     assert all(path.startswith("hidden_projection/") for path in unmoved), unmoved
 
-    export_talker(tmp_path / "run", tmp_path / "voice" / "talker", codes)
+    export_talker(tmp_path / "run", tmp_path / "voice" / "talker")
     with np.load(tmp_path / "voice" / "talker" / "voices.npz") as file:
         assert file["a"].shape == (9, 4)
     with pytest.raises(UserError, match="lacks talker/ or codec/"):
         load_speaker(str(tmp_path / "voice"))
+
+    params = codec_params()
+    save_weights(tmp_path / "voice" / "codec", {"codec": params}, {"codec": to_dict(tiny.config())})
+    speaker = load_speaker(str(tmp_path / "voice"))
+    assert list(speaker.voices) == ["a", "b"] and speaker.pace > 0
+    (said,) = speaker.say(["a bell"], [speaker.voice("b")], languages=["en"])
+    assert len(said) % tiny.config().samples_per_frame == 0 and np.isfinite(said).all()
+
+    params["quantiser"]["codebooks"] = params["quantiser"]["codebooks"] + 1
+    save_weights(tmp_path / "voice" / "codec", {"codec": params}, {"codec": to_dict(tiny.config())})
+    with pytest.raises(UserError, match="speaks codes of codec .*, beside it lies"):
+        load_speaker(str(tmp_path / "voice"))
+
+
+def test_codes_of_another_codec_are_another_run(codes, tmp_path):
+    assert resolve(talker_config(codes, 1))["codec"] == CodesSource(codes).codec
+    write_codes(tmp_path, "train", [CodesSource(codes)[0]], "of another")
+    config = talker_config(codes, 1)
+    config["stage"]["mixture"] = f"codes:{codes}=1,codes:{tmp_path}=1"
+    with pytest.raises(UserError, match="mixture has codes of several codecs"):
+        resolve(config)
+    config["stage"]["mixture"] = "omniworld=1"
+    with pytest.raises(UserError, match="the Talker trains on codes:FOLDER"):
+        resolve(config)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("on_too_long", "drop"), ("loss_weighting", "sqrt"), ("window_chunks", (2, 3))],
+)
+def test_what_a_voices_stage_does_not_read_is_refused(codes, field, value):
+    for config in (talker_config(codes, 1), codec_config(1, ENCODER)):
+        config["stage"][field] = value
+        with pytest.raises(UserError, match=f"config.stage.{field} is .* does not read it"):
+            resolve(config)
+
+
+@pytest.mark.parametrize(
+    "fields, named",
+    [
+        ({"described": 1.5}, "described is 1.5"),
+        ({"reference_frames": (3,)}, "reference_frames"),
+        ({"joined": (0.0,)}, "joined"),
+        ({"schedules": ("chunked=x",)}, "'chunked=x' is not NAME=SHARE"),
+        ({"mtp_frames": -1}, "mtp_frames is -1"),
+    ],
+)
+def test_a_talkers_training_is_checked(fields, named):
+    with pytest.raises(UserError, match=named):
+        TalkerTraining(**fields)
 
 
 def test_what_does_not_fit_together_is_said_before_anything_runs(codes):

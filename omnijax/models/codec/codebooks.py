@@ -3,7 +3,7 @@
 Codes get no gradient. Each is the moving average of what it was the nearest to (van den Oord et
 al. 2017, appendix A.1), begins as a k-means cluster of the first batch, and moves to a random
 vector of the batch once it is hardly used (SoundStream, section III-C). Everything is a function:
-`(state, batch) -> state`, and `state.codebooks()` is the quantiser's "codebooks" parameter.
+`(state, batch) -> state`, and `state.codebooks` is the quantiser's "codebooks" parameter.
 """
 
 from typing import NamedTuple
@@ -17,13 +17,10 @@ from omnijax.typing import Array, Bool, Float, Int, Key
 
 
 class CodebookState(NamedTuple):
-    """Moving averages over batches of how often each code was chosen, and of what it stood for."""
+    """Moving averages over batches: how often each code was chosen, and what it stood for."""
 
     usage: Float[Array, "Q V"]
-    sums: Float[Array, "Q V W"]
-
-    def codebooks(self) -> Float[Array, "Q V W"]:
-        return self.sums / jnp.maximum(self.usage, 1e-5)[..., None]
+    codebooks: Float[Array, "Q V W"]
 
 
 class Quantised(NamedTuple):
@@ -103,23 +100,24 @@ def update_codebooks(
     weight = used.reshape(count, -1).astype(jnp.float32)
     codes = residuals.codes.reshape(count, -1)
 
-    def one(usage: Array, sums: Array, x: Array, codes: Array, weight: Array, key: Array):
+    def one(usage: Array, codebook: Array, x: Array, codes: Array, weight: Array, key: Array):
         chosen = jax.nn.one_hot(codes, config.size) * weight[:, None]
-        usage = config.decay * usage + (1 - config.decay) * jnp.sum(chosen, 0)
         moved = jnp.matmul(chosen.T, x, precision=HIGHEST)
-        sums = config.decay * sums + (1 - config.decay) * moved
+        sums = config.decay * usage[:, None] * codebook + (1 - config.decay) * moved
+        usage = config.decay * usage + (1 - config.decay) * jnp.sum(chosen, 0)
         mean = jnp.mean(usage)
         # A batch in which the codebook was dropped everywhere has nothing to put in its place.
         dead = (usage < config.dead_below * mean) & (jnp.sum(weight) > 0)
         fresh = draw(key, x, weight, config.size)
         return (
             jnp.where(dead, mean, usage),
-            jnp.where(dead[:, None], mean * fresh, sums),
+            jnp.where(dead[:, None], fresh, sums / jnp.maximum(usage, 1e-5)[:, None]),
         )
 
     keys = jax.random.split(key, count)
     with jax.named_scope("codebooks"):
-        return CodebookState(*jax.vmap(one)(state.usage, state.sums, inputs, codes, weight, keys))
+        moved = jax.vmap(one)(state.usage, state.codebooks, inputs, codes, weight, keys)
+        return CodebookState(*moved)
 
 
 def draw(
@@ -162,7 +160,7 @@ def start_codebooks(
         centres, counts = kmeans(key, x, weight, config.size, config.kmeans_steps)
         # Every code begins with some usage: it is dead only once it has had its chance.
         usage = jnp.maximum(counts, jnp.mean(counts))
-        return x - centres[nearest(x, centres)], CodebookState(usage, centres * usage[:, None])
+        return x - centres[nearest(x, centres)], CodebookState(usage, centres)
 
     states = []
     counts = (config.semantic, config.codebooks - config.semantic)

@@ -8,24 +8,24 @@ from omnijax.nn.config import DecoderConfig
 
 
 def nano(codebooks: int = 16, codebook_size: int = 256) -> TalkerConfig:
-    """About 2.5 M parameters with the MTP, beside `omnijax.models.presets.nano` and its codec.
+    """About 2.4 M parameters with the MTP, beside `omnijax.models.presets.nano` and its codec.
 
     Text ids are those of omnijax/assets/nano/tokenizer.json.
     """
     dense = {"experts": 0, "experts_per_token": 0, "expert_ffn": 0, "shared_expert_ffn": 0}
     narrower = {"width": 160, "head_dim": 40, "gdn_value_dim": 40, "mrope_sections": (4, 3, 3)}
-    decoder = dataclasses.replace(presets.nano().decoder, **dense, **narrower, ffn=320)
+    decoder = dataclasses.replace(presets.nano().decoder, **dense, **narrower, ffn=288)
     mtp = DecoderConfig(
-        width=96,
+        width=80,
         layers=2,
         pattern=("full",),
-        heads=3,
+        heads=2,
         kv_heads=1,
-        head_dim=32,
+        head_dim=40,
         rope_theta=10_000.0,
         partial_rotary=1.0,
-        mrope_sections=(16, 0, 0),
-        ffn=256,
+        mrope_sections=(20, 0, 0),
+        ffn=208,
     )
     languages = ("de", "en", "es", "fr")  # what OmniWorld speaks
     return TalkerConfig(

@@ -51,9 +51,10 @@ from omnijax.train.state import (
 )
 from omnijax.typing import Array, Bool, Float, Int
 
-# What trains by gradient. The codebooks and their averages do not: `after` moves them.
+# What trains by gradient. The codebooks and their usage do not: `after` moves them.
 GENERATOR = (r"^codec/(?!quantiser/codebooks$)", r"^(distil|envelope)/")
 ENCODER = (r"^codec/(encoder/|quantiser/(?!codebooks$))", r"^(distil|envelope)/")
+DECODER = (r"^codec/code2wav/",)
 JUDGES = (r"^judges/",)
 
 
@@ -95,7 +96,10 @@ def reconstruct(
     key: Array | None,
     decoded: bool,
 ) -> tuple[Float[Array, "B A"] | None, Quantised]:
-    """`codec` bound to its parameters: through the quantiser and, if asked, back, not clipped."""
+    """`codec` bound to its parameters: through the quantiser and, if asked, back, not clipped.
+
+    key None: every clip through all codebooks.
+    """
     quantised = quantise_for_training(codec.quantiser, codec.encoder(samples)[0], valid, key)
     return codec.code2wav(quantised.features, clip=False)[0] if decoded else None, quantised
 
@@ -108,6 +112,7 @@ def codec_objective(
     judges: Discriminators | None = None,
     teacher: nn.Module | None = None,
     decoded: bool = True,
+    encoded: bool = True,
 ) -> Objective:
     """The codec's objective over `CodecBatch`; `example` gives shapes and the first codebooks.
 
@@ -115,8 +120,9 @@ def codec_objective(
     teacher: a speech encoder (AuT) over `batch.heard`, whose features codebook 0 learns to carry;
     it lies under "audio" and stands still.
     decoded: False trains the encoder and the codebooks alone, on the envelope and the teacher.
+    encoded: False trains Code2Wav alone, on the codes as they are: all of them, of every clip.
 
-    Parameters lie under "codec", "codebook_averages", and where they exist "judges", "audio",
+    Parameters lie under "codec", "codebook_usage", and where they exist "judges", "audio",
     "distil" and "envelope".
     """
     if codec.config.encoder is None or codec.config.code2wav.lookup != "rvq":
@@ -128,6 +134,11 @@ def codec_objective(
         raise UserError(
             "an encoder alone learns from the envelope: CodecLossConfig.envelope is "
             f"{config.envelope}, and there is nothing to judge"
+        )
+    if not encoded and (teacher is not None or config.envelope or not decoded):
+        raise UserError(
+            "Code2Wav alone has nothing to learn from a teacher or from the envelope: "
+            f"CodecLossConfig.envelope is {config.envelope}"
         )
     if teacher is not None and example.heard is None:
         raise UserError("the codec has a teacher, but its batches hold nothing for it to hear")
@@ -167,7 +178,12 @@ def codec_objective(
         valid = valid_frames(batch.lengths, length // size, size)
         with jax.named_scope("codec"):
             samples, quantised = codec.apply(
-                {"params": params["codec"]}, batch.samples, valid, key, decoded, method=reconstruct
+                {"params": params["codec"]},
+                batch.samples,
+                valid,
+                key if encoded else None,
+                decoded,
+                method=reconstruct,
             )
         losses = {"commitment": quantised.commitment}
         if samples is not None:
@@ -201,19 +217,21 @@ def codec_objective(
         return Losses(total, weight, metrics, quantised)
 
     def after(params: Params, quantised: Quantised, key: Array) -> Params:
-        state = CodebookState(**params["codebook_averages"])
+        codebooks = params["codec"]["quantiser"]["codebooks"]
+        state = CodebookState(params["codebook_usage"], codebooks)
         state = update_codebooks(state, quantised.residuals, quantised.used, key, quantiser)
         return _with_codebooks(params, state)
 
+    moved = after if encoded else None
     if judges is None:
-        return Objective(init, loss, after)
-    return Objective(init, loss, after, functools.partial(gan_optimizer, factor=config.judge_rate))
+        return Objective(init, loss, moved)
+    return Objective(init, loss, moved, functools.partial(gan_optimizer, factor=config.judge_rate))
 
 
 def _with_codebooks(params: Params, state: CodebookState) -> Params:
-    quantiser = params["codec"]["quantiser"] | {"codebooks": state.codebooks()}
+    quantiser = params["codec"]["quantiser"] | {"codebooks": state.codebooks}
     codec = params["codec"] | {"quantiser": quantiser}
-    return params | {"codec": codec, "codebook_averages": state._asdict()}
+    return params | {"codec": codec, "codebook_usage": state.usage}
 
 
 class GanState(NamedTuple):

@@ -145,10 +145,10 @@ def test_a_code_moves_to_the_mean_of_what_chose_it():
     after = update_codebooks(state, residuals, used, jax.random.key(0), config)
     # usage 0.5 * 1 + 0.5 * 2, sum 0.5 * 0 + 0.5 * 4; and 0.5 + 0.5, 5 + 6.
     np.testing.assert_allclose(after.usage, [[1.5, 1.0]])
-    np.testing.assert_allclose(after.codebooks(), [[[2 / 1.5], [11.0]]], rtol=1e-6)
+    np.testing.assert_allclose(after.codebooks, [[[2 / 1.5], [11.0]]], rtol=1e-6)
     for _ in range(40):
         after = update_codebooks(after, residuals, used, jax.random.key(0), config)
-    np.testing.assert_allclose(after.codebooks(), [[[2.0], [12.0]]], rtol=1e-5)
+    np.testing.assert_allclose(after.codebooks, [[[2.0], [12.0]]], rtol=1e-5)
 
 
 def test_frames_that_do_not_count_move_nothing():
@@ -157,35 +157,35 @@ def test_frames_that_do_not_count_move_nothing():
     used = jnp.array([[[True, False, False]]])
     x = np.array([[1.0], [99.0], [99.0]])
     after = update_codebooks(state, one_codebook(x, [0, 0, 1], 2), used, jax.random.key(0), config)
-    np.testing.assert_allclose(after.codebooks(), [[[0.5], [10.0]]])
+    np.testing.assert_allclose(after.codebooks, [[[0.5], [10.0]]])
 
 
 def test_a_dead_code_is_revived_at_an_input_of_the_batch_and_a_living_one_stays():
     config = dataclasses.replace(CONFIG, size=4, width=2, decay=0.5, dead_below=0.2)
     centres = jnp.array([[0.0, 0.0], [1.0, 1.0], [50.0, 50.0], [-50.0, 9.0]])
     usage = jnp.array([[4.0, 4.0, 0.01, 4.0]])
-    state = CodebookState(usage, usage[..., None] * centres)
+    state = CodebookState(usage, centres[None])
     x = jnp.array([[0.0, 0.0], [1.0, 1.0], [-50.0, 9.0], [7.0, 7.0]])
     codes = nearest(x, centres)
     used = jnp.array([[[True, True, True, True]]])
     after = update_codebooks(state, one_codebook(x, codes), used, jax.random.key(0), config)
-    revived = np.asarray(after.codebooks()[0, 2])
+    revived = np.asarray(after.codebooks[0, 2])
     assert min(np.abs(revived - np.asarray(row)).max() for row in x) < 1e-5
     assert float(after.usage[0, 2]) == pytest.approx(
         float(np.mean([2.5, 3.0, 0.005, 2.5])), rel=0.2
     )
     # Codes 0 and 3 were chosen at their own places and stay there.
     living = np.array([0, 3])
-    np.testing.assert_allclose(after.codebooks()[0, living], centres[living], atol=1e-5)
+    np.testing.assert_allclose(after.codebooks[0, living], centres[living], atol=1e-5)
 
 
 def test_a_codebook_dropped_in_the_whole_batch_revives_nothing():
     config = dataclasses.replace(CONFIG, size=4, width=2, dead_below=0.5)
     usage = jnp.array([[4.0, 4.0, 0.01, 4.0]])
-    state = CodebookState(usage, usage[..., None] * jnp.arange(8.0).reshape(4, 2))
+    state = CodebookState(usage, jnp.arange(8.0).reshape(1, 4, 2))
     x, used = jnp.full((3, 2), 99.0), jnp.zeros((1, 1, 3), bool)
     after = update_codebooks(state, one_codebook(x, [0, 0, 0]), used, jax.random.key(0), config)
-    np.testing.assert_allclose(after.codebooks(), state.codebooks(), rtol=1e-5)
+    np.testing.assert_allclose(after.codebooks, state.codebooks, rtol=1e-5)
 
 
 def test_kmeans_finds_clusters_that_lie_apart_and_leaves_out_what_does_not_count():
@@ -213,7 +213,7 @@ def test_drawn_rows_count_and_none_comes_twice_while_there_are_enough():
 def test_the_start_codes_the_batch_better_than_random_codes_and_uses_them(params, features):
     valid = jnp.ones((ROWS, FRAMES), bool)
     state = RVQ.apply(params, features, valid, jax.random.key(3), method=start_codebooks)
-    started = {"params": params["params"] | {"codebooks": state.codebooks()}}
+    started = {"params": params["params"] | {"codebooks": state.codebooks}}
     before, after = trained(params, features), trained(started, features)
     assert float(after.commitment) < 0.5 * float(before.commitment)
     share, perplexity = codebook_use(after.residuals.codes, after.used, CONFIG.size)
