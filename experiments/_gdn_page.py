@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments._gdn_cost import KINDS, crossover, slope
+from experiments._results import spread
 from omnijax.eval import page
 
 COLOURS = {"gdn": "#0b6e4f", "3:1": "#1a73e8", "1:1": "#b26a00", "attention": "#b42318"}
@@ -32,14 +33,6 @@ def scores(runs: dict[str, dict], task: str, pattern: str, rate: str) -> list[di
     prefix = f"{task}/{pattern}/{rate}/"
     keys = sorted(key for key in runs if key.startswith(prefix))
     return [runs[key]["scores"] for key in keys]
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and, of several seeds, the least and the most."""
-    if not values:
-        return ""
-    mean = f"{np.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
 
 
 def quality(result: dict[str, Any]) -> list[str]:

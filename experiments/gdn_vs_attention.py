@@ -11,7 +11,6 @@ come: the same command goes on where it stopped, more seeds or tasks are added t
 
 import dataclasses
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from absl import flags  # noqa: E402
 
 from experiments._main import compilation_cache, launch  # noqa: E402
+from experiments._results import Results  # noqa: E402
 from omnijax.errors import UserError  # noqa: E402
 
 
@@ -74,36 +74,6 @@ ROUNDS = flags.DEFINE_integer("rounds", _DEFAULT.rounds, "Samples of each timing
 INTO = flags.DEFINE_string("into", "runs/gdn_vs_attention", "Folder of results.json, index.html.")
 
 
-class Results:
-    """What is known so far, on disk after every addition."""
-
-    def __init__(self, folder: Path, settings: Settings, fresh: dict[str, Any]):
-        self.path = folder / "results.json"
-        self.page = folder / "index.html"
-        now = json.loads(json.dumps(dataclasses.asdict(settings)))
-        self.data = {"runs": {}, "cost": {}}
-        if self.path.exists():
-            try:
-                self.data = json.loads(self.path.read_text())
-                before = self.data["settings"]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{self.path} cannot be read as results; move it away") from None
-            for name in now:
-                if name not in MAY_GROW and before.get(name) != now[name]:
-                    raise UserError(
-                        f"{self.path} was made with {name} {before.get(name)}, not {now[name]}: "
-                        "give another --into"
-                    )
-        self.data["settings"] = now
-        for name, value in fresh.items():
-            self.data[name] = {**self.data.get(name, {}), **value} if name == "tasks" else value
-
-    def save(self) -> None:
-        partial = self.path.with_suffix(".part")
-        partial.write_text(json.dumps(self.data, indent=1) + "\n")
-        partial.replace(self.path)
-
-
 def _configs(settings: Settings):
     from experiments._gdn_training import PATTERNS, matched
 
@@ -152,11 +122,13 @@ def run(settings: Settings, folder: Path, show: Callable[[str], None] = print) -
     plan = Plan(
         settings.steps, settings.rows, settings.length, settings.eval_lengths, settings.eval_rows
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
-    results = Results(folder, settings, _about(settings, configs, tasks))
+    results = Results(
+        folder,
+        settings,
+        may_grow=MAY_GROW,
+        parts=("runs", "cost"),
+        fresh=_about(settings, configs, tasks),
+    )
     runs, costs = results.data["runs"], results.data["cost"]
     # Seeds outermost: stopped early, every pattern has been trained as often as the others.
     wanted = itertools.product(range(settings.seeds), tasks, settings.rates, configs)

@@ -160,13 +160,19 @@ def export_talker(run: Path, directory: Path) -> Path:
     kept |= {"tokenizer": TOKENIZER, "pace": sum(len(one.codes) for one in said) / tokens}
     file = save_weights(directory, params, json.loads(json.dumps(kept)))
     tokenizer.save(directory / TOKENIZER)
-    rows, frames = [], {}
-    for voice in sorted({name for name, _ in source.by_voice}):
-        # The longest: the most of a voice.
-        most = max((one for one in said if one.voice == voice), key=lambda one: len(one.codes))
-        rows.append((voice, most.description))
-        longest = config["training"]["reference_frames"][1]  # than that none was shown in training
-        frames[voice] = most.codes[:longest].astype(np.int16)
+    voices = stored_voices(source, config["training"]["reference_frames"][1])
+    rows = [(voice.name, voice.description) for voice in voices]
+    frames = {voice.name: voice.codes.astype(np.int16) for voice in voices}
     meta = np.frombuffer(json.dumps(rows).encode(), np.uint8)
     np.savez_compressed(directory / VOICES, meta=meta, **frames)
     return file
+
+
+def stored_voices(source: CodesSource, longest: int) -> list[StoredVoice]:
+    """Each voice by its longest utterance, up to what the Talker was shown in training."""
+    voices = []
+    for name in sorted({voice for voice, _ in source.by_voice}):
+        said = [source[place] for place in source.of_voice(name)]
+        most = max(said, key=lambda one: len(one.codes))
+        voices.append(StoredVoice(name, most.description, most.codes[:longest]))
+    return voices

@@ -91,7 +91,7 @@ STAGES = {
             objective="aed",
             starts_from=("pictures",),
             mixture=live(caption=1),
-            steps=800,
+            steps=2400,
             batch=32,
             tokens=32,
             audio_chunks=0,

@@ -18,6 +18,7 @@ from omnijax.data.pipeline import Pipeline
 from omnijax.errors import UserError
 from omnijax.models.talker import aria
 from omnijax.models.talker.config import TalkerConfig
+from omnijax.models.talker.dual_track import shown_dual_track_row
 from omnijax.models.talker.prompt import (
     Marks,
     TalkerRow,
@@ -29,12 +30,16 @@ from omnijax.models.talker.prompt import (
 )
 from omnijax.text.tokenizer import Tokenizer
 
-SCHEDULES = ("random", "chunked", "earliest")
+SCHEDULES = ("random", "chunked", "earliest", "fixed_rate")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TalkerDraws:
-    """What is drawn for each item; shares are probabilities."""
+    """What is drawn for each item; shares are probabilities.
+
+    schedules: "NAME=SHARE" with the names of `models.talker.aria`; what a schedule takes stands
+    behind its name: "chunked:4:4=1", "fixed_rate:2:5=1". The two-track form has none to draw.
+    """
 
     schedules: tuple[str, ...] = ("random=0.5", "chunked=0.4", "earliest=0.1")
     described: float = 0.7  # the voice's description stands in the prompt
@@ -57,14 +62,18 @@ class TalkerDraws:
         _ = self.schedule_shares()
 
     def schedule_shares(self) -> dict[str, float]:
+        """Of each schedule, by its name and numbers."""
         shares = {}
         for entry in self.schedules:
-            name, _, share = entry.partition("=")
+            spec, _, share = entry.partition("=")
+            name, *numbers = spec.split(":")
+            takes = {"chunked": (0, 2), "fixed_rate": (2,)}.get(name, (0,))
             try:
-                shares[name] = float(share)
+                shares[spec] = float(share)
+                fits = len(numbers) in takes and all(int(number) > 0 for number in numbers)
             except ValueError:
-                shares[name] = -1.0
-            if name not in SCHEDULES or shares[name] < 0:
+                fits = False
+            if name not in SCHEDULES or not fits or shares[spec] < 0:
                 raise UserError(f"schedules: {entry!r} is not NAME=SHARE with one of {SCHEDULES}")
         if not sum(shares.values()):
             raise UserError(f"schedules is {self.schedules}: all shares are 0")
@@ -135,18 +144,24 @@ class RowMaker:
         config = self._config
         said = self._said(source, place, rng)
         item = _joined([source[part] for part in said])
-        text = spoken_text(self._talker, self._tokenizer.encode(item.text, literal=True))
+        text = self._tokenizer.encode(item.text, literal=True)
         named = rng.random() < config.named_language
-        row = answer_row(
-            self._talker,
-            self._marks,
-            text,
-            item.codes,
-            self.schedule(len(text), len(item.codes), rng),
-            voice=self._voice(source, said, rng),
-            language=item.language if named else None,
-            asks=config.asks,
-        )
+        language = item.language if named else None
+        start = (self._talker, self._marks)
+        if self._talker.form == "dual_track":
+            voice = self._voice(source, said, rng)
+            row = shown_dual_track_row(*start, text, item.codes, voice=voice, language=language)
+        else:
+            text = spoken_text(self._talker, text)
+            row = answer_row(
+                *start,
+                text,
+                item.codes,
+                self.schedule(len(text), len(item.codes), rng),
+                voice=self._voice(source, said, rng),
+                language=language,
+                asks=config.asks,
+            )
         if len(row.tokens) > config.max_tokens:
             raise UserError(
                 f"{item.text!r} does not fit: it has {len(row.tokens)} positions, the row's limit "
@@ -155,10 +170,11 @@ class RowMaker:
         return row
 
     def schedule(self, text: int, frames: int, rng: np.random.Generator) -> aria.Schedule:
-        name = self._names[int(rng.choice(len(self._names), p=self._shares))]
+        spec = self._names[int(rng.choice(len(self._names), p=self._shares))]
+        name, *numbers = spec.split(":")
         if name == "random":
             return aria.random(rng, text, frames)
-        return getattr(aria, name)(text, frames)
+        return getattr(aria, name)(text, frames, *map(int, numbers))
 
     def _said(self, source: CodesSource, place: int, rng: np.random.Generator) -> list[int]:
         """The utterance, and others of its voice and language that are said after it."""

@@ -12,6 +12,7 @@ from omnijax.generate.events import AudioChunk, TextDelta
 from omnijax.generate.session import Session
 from omnijax.generate.speaker import Speaker
 from omnijax.media.audio import Audio
+from omnijax.typing import Float
 
 TRANSCRIBE = "write down what is said."
 BATCH = 8
@@ -63,6 +64,23 @@ def skips_and_repeats(truths: Sequence[str], heard: Sequence[str]) -> tuple[floa
                     near = hypothesis[max(i - 1, 0) : i] + hypothesis[i + 1 : i + 2]
                     repeated += hypothesis[i] in near
     return skipped / max(words, 1), repeated / max(words, 1)
+
+
+PAUSE = 0.24  # seconds; a shorter gap belongs to speech
+_WINDOW = 0.02
+_QUIET = 0.02  # of the loudest window
+
+
+def pause_share(samples: Float[np.ndarray, "A"], sample_rate: int) -> float:
+    """The share of a clip, between its first sound and its last, that lies in pauses."""
+    size = int(_WINDOW * sample_rate)
+    windows = samples[: len(samples) // size * size].reshape(-1, size)
+    level = np.sqrt(np.mean(np.square(windows), axis=1)) if len(windows) else np.zeros(0)
+    loud = np.flatnonzero(level > _QUIET * level.max(initial=0.0))
+    if len(loud) < 2:
+        return 0.0
+    gaps = np.diff(loud) - 1
+    return float(gaps[gaps * _WINDOW >= PAUSE].sum() / (loud[-1] - loud[0] + 1))
 
 
 def score_speech(

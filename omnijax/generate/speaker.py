@@ -27,6 +27,7 @@ from omnijax.models.codec import (
     stream_decode,
 )
 from omnijax.models.talker import Talker
+from omnijax.models.talker.dual_track import shown_dual_track_row
 from omnijax.models.talker.prompt import Voice, chat_marks, prompt_row
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.typing import Float, Int, PyTree
@@ -130,8 +131,10 @@ class Speaker:
         """An answer that is about to be spoken.
 
         Raises:
-          UserError: a language that the Talker has not learned.
+          UserError: a language that the Talker has not learned; a Talker of two tracks.
         """
+        if self.talker.config.form != "aria":
+            raise UserError("a Talker of two tracks speaks whole texts: use say")
         prompt = prompt_row(self.talker.config, self._marks, voice=voice, language=language)
         return Speech(self, self.generator.start([prompt], seed=seed, max_frames=max_frames))
 
@@ -144,14 +147,31 @@ class Speaker:
         seed: int = 0,
     ) -> list[Float[np.ndarray, "_"]]:
         """A batch of whole answers, each its own length."""
-        languages = languages or [None] * len(texts)
-        prompts = [
-            prompt_row(self.talker.config, self._marks, voice=voice, language=language)
-            for voice, language in zip(voices, languages, strict=True)
-        ]
-        ids = [self.tokenizer.encode(speakable(text), literal=True) for text in texts]
-        codes = self.generator(prompts, ids, seed=seed)
+        codes = self.say_codes(texts, voices, languages=languages, seed=seed)
         return [self.decode(row) if len(row) else np.zeros(0, np.float32) for row in codes]
+
+    def say_codes(
+        self,
+        texts: Sequence[str],
+        voices: Sequence[Voice],
+        *,
+        languages: Sequence[str | None] | None = None,
+        seed: int = 0,
+    ) -> list[Int[np.ndarray, "R Q"]]:
+        """As `say`, frames instead of samples; the two-track form can be asked this way alone."""
+        config, prompts = self.talker.config, []
+        ids = [self.tokenizer.encode(speakable(text), literal=True) for text in texts]
+        languages = languages or [None] * len(texts)
+        for text, voice, language in zip(ids, voices, languages, strict=True):
+            shown = {"voice": voice, "language": language}
+            if config.form == "dual_track":  # its prompt has the first text token
+                nothing = np.zeros((0, config.codebooks), np.int32)
+                row = shown_dual_track_row(config, self._marks, text[:1], nothing, **shown)
+                del text[:1]
+            else:
+                row = prompt_row(config, self._marks, **shown)
+            prompts.append(row)
+        return self.generator(prompts, ids, seed=seed)
 
 
 def speakable(text: str) -> str:

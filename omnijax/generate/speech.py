@@ -37,6 +37,8 @@ class SpeechConfig:
     """How speech is made; the sampling is the described system's [REFERENCE section 5].
 
     text_chunk, frame_chunk: of the policy "chunked"; ``frame_chunk`` is also the largest packet.
+    text_prefix: text tokens that are read before the first frame, where the text has so many; by
+    default a ``text_chunk``, or what the Talker asks for.
     longest_token: frames a text token; a row that speaks more for all of its text has run away,
     and ends with the reason "length". A second a token is four times the slowest speech.
     """
@@ -44,6 +46,7 @@ class SpeechConfig:
     policy: str = "chunked"
     text_chunk: int = 4
     frame_chunk: int = 4
+    text_prefix: int = 0
     longest_token: int = 12
     sampling: SamplingConfig = SamplingConfig(temperature=0.9, top_k=50, repetition_penalty=1.05)
     residual_sampling: SamplingConfig = SamplingConfig(temperature=0.9, top_k=50)
@@ -54,6 +57,8 @@ class SpeechConfig:
         for name in ("text_chunk", "frame_chunk", "longest_token"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        if self.text_prefix < 0:
+            raise UserError(f"text_prefix is {self.text_prefix}, it must not be negative")
         if self.residual_sampling.repetition_penalty != 1.0:
             raise UserError(
                 f"residual_sampling.repetition_penalty is "
@@ -283,6 +288,8 @@ class SpeechStream:
                 row.length, row.read = row.length + count, row.read + count
                 free = row.text_over or config.policy == "learned"
                 row.owed = ENDLESS if free else config.frame_chunk
+                if row.read < config.text_prefix and not row.text_over:
+                    row.owed = 0
         valid = jnp.asarray(np.arange(size) < np.array(due)[:, None])
         self.state = _read_tokens(
             generator.model, generator.params, self.state, jnp.asarray(tokens), valid

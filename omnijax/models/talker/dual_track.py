@@ -16,8 +16,10 @@ from omnijax.models.talker.prompt import (
     Marks,
     RowBuilder,
     TalkerRow,
+    Voice,
     check_codes,
     check_text,
+    open_row,
 )
 from omnijax.typing import Int
 
@@ -45,6 +47,24 @@ def dual_track_row(
     ]
     beside = [config.tts_pad_id] * 4 + [config.tts_bos_id]
     builder.stream(_silent(config, beside, opening))
+    builder.stream(dual_track(config, text, codes))
+    return builder.finish()
+
+
+def shown_dual_track_row(
+    config: TalkerConfig,
+    marks: Marks,
+    text: Ids,
+    codes: Int[np.ndarray, "R Q"],
+    *,
+    voice: Voice | None = None,
+    language: str | None = None,
+) -> TalkerRow:
+    """The two tracks behind ARIA's prompt, so that the streams alone differ: for the ablation.
+
+    With no frames yet, the prompt of generation, which has the first text token.
+    """
+    builder = open_row(config, marks, voice, None, language)
     builder.stream(dual_track(config, text, codes))
     return builder.finish()
 

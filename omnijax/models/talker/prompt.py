@@ -139,7 +139,7 @@ def prompt_row(
     language: str | None = None,
 ) -> TalkerRow:
     """All that stands before the answer's first element, codec_bos included."""
-    builder = _opened(config, marks, voice, context, language)
+    builder = open_row(config, marks, voice, context, language)
     builder.mark(config.codec_bos_id)
     return builder.finish()
 
@@ -162,7 +162,7 @@ def answer_row(
       text: as `spoken_text` gives it; schedule: over it and the frames.
       asks: the Talker learns where to ask for text (the policy "learned").
     """
-    builder = _opened(config, marks, voice, context, language)
+    builder = open_row(config, marks, voice, context, language)
     builder.stream(
         interleave(
             check_text(config, np.asarray(text, np.int32).reshape(-1)),
@@ -181,7 +181,14 @@ def spoken_text(config: TalkerConfig, text: Ids) -> list[int]:
     return [*map(int, text), config.tts_eos_id]
 
 
-def _opened(config, marks, voice, context, language) -> RowBuilder:
+def open_row(
+    config: TalkerConfig,
+    marks: Marks,
+    voice: Voice | None,
+    context: Context | None,
+    language: str | None,
+) -> RowBuilder:
+    """A document up to the beginning of the answer's stream."""
     builder = RowBuilder(config)
     if voice is not None:
         builder.text([*marks.system, *voice.description])

@@ -1,0 +1,254 @@
+"""How text and speech are interleaved, and what it does to what is said.
+
+    python experiments/aria_ablation.py                     # runs/aria_ablation/index.html
+    python experiments/aria_ablation.py --variants=chunked,dual_track --seeds=3 --steps=5000
+
+Talkers that are alike but for their streams learn from the same codes (`talker.py codes`), then
+say held-out sentences: by language, by how much of the text is there before the first frame, and
+in answers of up to twice as many sentences as any in training. What they say is written down by
+nano's Thinker; its error on the source speech stands beside. Results are kept in results.json as
+they come: the same command goes on where it stopped, more seeds or variants are added.
+"""
+
+import dataclasses
+import itertools
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from absl import flags  # noqa: E402
+
+from experiments import _aria_page  # noqa: E402
+from experiments._main import compilation_cache, launch  # noqa: E402
+from experiments._results import Results  # noqa: E402
+from experiments.configs import nano_talker  # noqa: E402
+from omnijax.errors import UserError  # noqa: E402
+
+
+class Variant(NamedTuple):
+    """A way to interleave: how it is trained, and what the inference does."""
+
+    schedules: tuple[str, ...]
+    speech: dict[str, Any]  # of SpeechConfig
+    form: str = "aria"
+    asks: bool = False
+
+
+CHUNKED = {"policy": "chunked", "text_chunk": 4, "frame_chunk": 4}
+VARIANTS = {
+    # One text token beside each frame, then padding: what Qwen3-Omni does.
+    "dual_track": Variant(("earliest=1",), CHUNKED, form="dual_track"),
+    # OmniWorld's speech has about 2.5 frames a text token in English, fewer in other languages.
+    "fixed_rate": Variant(
+        ("fixed_rate:2:5=1",), {"policy": "chunked", "text_chunk": 2, "frame_chunk": 5}
+    ),
+    "chunked": Variant(("chunked:4:4=1",), CHUNKED),
+    "earliest": Variant(("earliest=1",), {"policy": "chunked", "text_chunk": 1, "frame_chunk": 3}),
+    "random": Variant(("random=1",), CHUNKED),
+    "learned": Variant(("random=1",), {"policy": "learned"}, asks=True),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Results of other settings cannot be mixed, but for those that MAY_GROW."""
+
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    seeds: int = 2
+    steps: int = 3000
+    languages: tuple[str, ...] = ("en", "de", "es", "fr")
+    prefixes: tuple[int, ...] = (0, 8)  # text tokens before the first frame
+    sentences: tuple[int, ...] = (1, 3, 6)  # an answer; training joins at most three
+    answers: int = 16  # of each language and length
+    codes: str = "runs/nano_codec/codes"
+    codec: str = "nano"
+
+
+MAY_GROW = ("variants", "seeds")
+_DEFAULT = Settings()
+NAMES = flags.DEFINE_list("variants", [*_DEFAULT.variants], f"Of {', '.join(VARIANTS)}.")
+SEEDS = flags.DEFINE_integer("seeds", _DEFAULT.seeds, "Talkers of each variant.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Of training.", lower_bound=1)
+ANSWERS = flags.DEFINE_integer(
+    "answers", _DEFAULT.answers, "Scored, of each language and length.", lower_bound=1
+)
+CODES = flags.DEFINE_string("codes", _DEFAULT.codes, "Speech as frames: talker.py codes.")
+CODEC = flags.DEFINE_string("codec", _DEFAULT.codec, "The codec that made them.")
+RECOGNISER = flags.DEFINE_string("recogniser", "nano", "Whose transcripts give the WER.")
+INTO = flags.DEFINE_string("into", "runs/aria_ablation", "Folder of results.json, index.html.")
+
+
+def config_of(variant: Variant, settings: Settings, seed: int) -> dict[str, Any]:
+    """nano's Talker with this variant's streams."""
+    config = nano_talker.get_config("talker")
+    config.talker.form = variant.form
+    config.training.schedules = ",".join(variant.schedules)
+    config.training.asks = variant.asks
+    config.stage.steps = settings.steps
+    config.stage.seed = seed
+    config.stage.mixture = f"codes:{settings.codes}=1"
+    return config.to_dict()
+
+
+def speaker_of(run: Path, variant: Variant, prefix: int, codec, source):
+    """A trained run as a speaker of the codes' voices."""
+    from omnijax.generate.speaker import Speaker
+    from omnijax.generate.speech import SpeechConfig
+    from omnijax.models.talker import Talker, TalkerConfig
+    from omnijax.pretrained import stored_voices
+    from omnijax.train.checkpoint import read_params
+    from omnijax.train.kinds import open_tokenizer
+    from omnijax.train.stages import from_dict
+
+    params, config = read_params(run / "checkpoints")
+    talker = Talker(from_dict(TalkerConfig, config["talker"], "config.talker."))
+    voices = stored_voices(source, config["training"]["reference_frames"][1])
+    speech = SpeechConfig(**variant.speech, text_prefix=prefix)
+    tokenizer = open_tokenizer(config["tokenizer"])
+    return Speaker(talker, params, *codec, tokenizer, voices, speech, max_len=1536)
+
+
+def answers_of(source, language: str, sentences: int, count: int) -> list[tuple[str, str, Any]]:
+    """(text, voice, the source's frames) of so many sentences of one voice, none twice."""
+    found = []
+    for (voice, spoken), places in sorted(source.by_voice.items()):
+        if spoken == language:
+            for i in range(0, len(places) - sentences + 1, sentences):
+                said = [source[place] for place in places[i : i + sentences]]
+                text = " ".join(one.text for one in said)
+                found.append((i, text, voice, [one.codes for one in said]))
+    found.sort(key=lambda answer: answer[:1])  # every voice, before a voice's second answer
+    if len(found) < count:
+        raise UserError(
+            f"the codes have {len(found)} answers of {sentences} sentences in {language!r}, "
+            f"--answers is {count}"
+        )
+    return [answer[1:] for answer in found[:count]]
+
+
+def cell(speaker, recogniser, language: str, answers, seed: int) -> dict[str, float]:
+    """What is heard of the answers, and how they begin and pause."""
+    import numpy as np
+
+    from omnijax.eval.scoring import word_error_rate
+    from omnijax.eval.spoken import BATCH, pause_share, skips_and_repeats, transcripts
+    from omnijax.media import Audio
+
+    truths = [text for text, _, _ in answers]
+    frames = []
+    for i in range(0, len(answers), BATCH):
+        part = answers[i : i + BATCH]
+        frames += speaker.say_codes(
+            [text for text, _, _ in part],
+            [speaker.voice(voice) for _, voice, _ in part],
+            languages=[language] * len(part),
+            seed=seed + i,
+        )
+    rate = speaker.sample_rate
+
+    def sound(codes) -> Audio:
+        samples = speaker.decode(codes) if len(codes) else np.zeros(0, np.float32)
+        return Audio(samples, rate)
+
+    clips = [sound(codes) for codes in frames]
+    sources = [sound(np.concatenate(codes)) for _, _, codes in answers]
+    heard, original = transcripts(recogniser, clips), transcripts(recogniser, sources)
+    skipped, repeated = skips_and_repeats(truths, heard)
+    return {
+        "wer": word_error_rate(truths, heard),
+        "wer source": word_error_rate(truths, original),
+        "skipped": skipped,
+        "repeated": repeated,
+        "pauses": float(np.mean([pause_share(clip.samples, rate) for clip in clips])),
+        "seconds": sum(clip.seconds for clip in clips) / len(clips),
+        "seconds source": sum(clip.seconds for clip in sources) / len(sources),
+    }
+
+
+def first_sound(speaker, language: str, answer, seed: int) -> dict[str, float]:
+    """One answer by itself: text tokens and seconds before its first frames."""
+    import time
+
+    from omnijax.models.talker.prompt import prompt_row
+
+    text, voice, _ = answer
+    if speaker.talker.config.form == "dual_track":
+        return {"tokens": 1}
+    prompt = prompt_row(
+        speaker.talker.config, speaker._marks, voice=speaker.voice(voice), language=language
+    )
+    ids = speaker.tokenizer.encode(text, literal=True)
+    seconds = []
+    for _ in range(4):  # the first one compiles
+        began = time.perf_counter()
+        stream = speaker.generator.start([prompt], seed=seed)
+        stream.push(ids, last=True)
+        stream.step()
+        seconds.append(time.perf_counter() - began)
+    return {"tokens": stream.read[0], "seconds": sorted(seconds[1:])[1]}
+
+
+def run(settings: Settings, folder: Path, recogniser: str) -> Path:
+    """Trains and scores what results.json lacks; returns the page."""
+    from omnijax.data.codes import CodesSource, codec_of, fingerprint
+    from omnijax.pretrained import load
+    from omnijax.train.codec import load_codec
+    from omnijax.train.recipe import run_stage
+
+    results = Results(folder, settings, may_grow=MAY_GROW, parts=("runs",))
+    codec = load_codec(settings.codec)
+    mark = fingerprint(codec[1]["quantiser"]["codebooks"])
+    if codec_of(settings.codes) != mark:
+        raise UserError(f"the codes in {settings.codes} are of another codec than {settings.codec}")
+    source, thinker = CodesSource(settings.codes, "test"), load(recogniser)
+    # Seeds outermost: stopped early, every variant has been trained as often as the others.
+    for seed, name in itertools.product(range(settings.seeds), settings.variants):
+        key, variant = f"{name}/{seed}", VARIANTS[name]
+        if key in results.data["runs"]:
+            print(f"{key} is in {results.path}")
+            continue
+        workdir = folder / name / f"{seed}"
+        print(f"{key}: {workdir}", flush=True)
+        trained = run_stage(config_of(variant, settings, seed), workdir, lambda stage: folder)
+        if not trained.finished:
+            sys.exit(143)
+        kept = ("semantic", "residual", "end", "request")
+        found = {"losses": {k: v for k, v in trained.metrics.items() if k in kept}, "cells": {}}
+        for prefix in settings.prefixes if variant.form == "aria" else settings.prefixes[:1]:
+            speaker = speaker_of(workdir, variant, prefix, codec, source)
+            for language, count in itertools.product(settings.languages, settings.sentences):
+                answers = answers_of(source, language, count, settings.answers)
+                cells = found["cells"].setdefault(f"{prefix}", {}).setdefault(language, {})
+                cells[f"{count}"] = cell(speaker, thinker, language, answers, seed)
+            answer = answers_of(source, settings.languages[0], 1, 1)[0]
+            first = first_sound(speaker, settings.languages[0], answer, seed)
+            found.setdefault("first sound", {})[f"{prefix}"] = first
+        results.data["runs"][key] = found
+        results.save()
+        _aria_page.write(results.data, results.page)
+    results.save()
+    print(_aria_page.summary_text(results.data))
+    return _aria_page.write(results.data, results.page)
+
+
+def main() -> int:
+    unknown = [name for name in NAMES.value if name not in VARIANTS]
+    if unknown or not NAMES.value:
+        raise UserError(f"--variants: {', '.join(unknown) or 'none'}; there are {[*VARIANTS]}")
+    settings = Settings(
+        variants=tuple(NAMES.value),
+        seeds=SEEDS.value,
+        steps=STEPS.value,
+        answers=ANSWERS.value,
+        codes=CODES.value,
+        codec=CODEC.value,
+    )
+    compilation_cache()
+    print(f"The page is {run(settings, Path(INTO.value), RECOGNISER.value)}.")
+    return 0
+
+
+if __name__ == "__main__":
+    launch(main)

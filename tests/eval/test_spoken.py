@@ -1,0 +1,54 @@
+"""What is counted of speech that was written down again: skips, repeats, pauses, silence."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from omnijax.eval import spoken
+from omnijax.media import Audio
+
+RATE = 24_000
+
+
+@pytest.mark.parametrize(
+    ("truth", "heard", "skipped", "repeated"),
+    [
+        ("a red bell rings", "a red bell rings", 0, 0),
+        ("a red bell rings", "a bell rings", 0.25, 0),
+        ("a red bell rings", "a red red bell rings", 0, 0.25),
+        ("a red bell rings", "a red blue bell rings", 0, 0),  # put in, and not said twice
+        ("a red bell rings", "", 1, 0),
+        ("a red bell rings", "a green bell rings", 0, 0),
+    ],
+)
+def test_words_left_out_and_said_twice(truth, heard, skipped, repeated):
+    assert spoken.skips_and_repeats([truth], [heard]) == (skipped, repeated)
+
+
+def test_pauses_are_gaps_inside_that_are_longer_than_a_consonant():
+    tone = 0.5 * np.sin(np.arange(RATE) / 9).astype(np.float32)
+    quiet = np.zeros(RATE // 2, np.float32)
+    assert spoken.pause_share(np.concatenate([quiet, tone, quiet]), RATE) == 0
+    share = spoken.pause_share(np.concatenate([tone, quiet, tone]), RATE)
+    assert share == pytest.approx(0.2, abs=0.01)
+    short = np.concatenate([tone, quiet[: RATE // 10], tone])
+    assert spoken.pause_share(short, RATE) == 0
+    assert spoken.pause_share(np.zeros(0, np.float32), RATE) == 0
+
+
+def test_a_clip_without_samples_is_heard_as_nothing_and_the_others_keep_their_places(monkeypatch):
+    asked = []
+
+    def written(generator, tokenizer, processor, chats, batch_size):
+        asked.extend(chats)
+        return [f"heard {i}" for i in range(len(chats))]
+
+    monkeypatch.setattr(spoken, "answer", written)
+    recogniser = SimpleNamespace(generator=lambda max_len: None, tokenizer=None, processor=None)
+    empty, sound = Audio(np.zeros(0, np.float32), RATE), Audio(np.ones(9, np.float32), RATE)
+    assert spoken.transcripts(recogniser, [empty, sound, empty, sound]) == [
+        "", "heard 0", "", "heard 1"
+    ]  # fmt: skip
+    assert len(asked) == 2
+    assert spoken.transcripts(recogniser, [empty]) == [""] and len(asked) == 2

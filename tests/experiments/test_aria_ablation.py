@@ -1,0 +1,97 @@
+"""The ablation trains and scores every way to interleave, goes on, and names what is wrong."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import aria_ablation as ablation
+from omnijax.data.codes import CodesSource, Utterance, fingerprint, write_codes
+from omnijax.errors import UserError
+from omnijax.train.checkpoint import save_weights
+from omnijax.train.stages import to_dict
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+import test_voice_stages as voices  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("codes"), np.random.default_rng(0)
+    params = voices.codec_params()
+    for split in ("train", "validation", "test"):
+        made = [
+            Utterance(f"a red bell {i}", "en", "ab"[i % 2], "a man", rng.integers(0, 11, (9, 4)))
+            for i in range(12)
+        ]
+        write_codes(folder, split, made, fingerprint(params["quantiser"]["codebooks"]))
+    config = {"codec": to_dict(voices.tiny.config())}
+    save_weights(folder / "codec", {"codec": params}, config)
+    return ablation.Settings(
+        variants=("chunked", "dual_track", "learned"), seeds=1, steps=1, languages=("en",),
+        prefixes=(0, 6), sentences=(1, 2), answers=3, codes=str(folder),
+        codec=str(folder / "codec"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The least Talker in place of nano's, and a recogniser that hears the same in everything."""
+
+    def config_of(variant, settings, seed):
+        config = voices.talker_config(settings.codes, settings.steps)
+        config["talker"]["form"] = variant.form
+        config["training"] |= {"schedules": ",".join(variant.schedules), "asks": variant.asks}
+        return config
+
+    monkeypatch.setattr(ablation, "config_of", config_of)
+    monkeypatch.setattr("omnijax.pretrained.load", lambda name: name)
+    monkeypatch.setattr(
+        "omnijax.eval.spoken.transcripts", lambda recogniser, clips: ["a red bell"] * len(clips)
+    )
+
+
+def test_every_variant_is_trained_scored_and_shown_and_a_second_run_adds_nothing(
+    settings, tiny, tmp_path, capsys
+):
+    page = ablation.run(settings, tmp_path, "nobody")
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [*runs] == ["chunked/0", "dual_track/0", "learned/0"]
+    for key, run in runs.items():
+        prefixes = ["0"] if key.startswith("dual") else ["0", "6"]
+        assert [*run["cells"]] == prefixes and np.isfinite(run["losses"]["semantic"])
+        for languages in run["cells"].values():
+            for cell in languages["en"].values():
+                assert 0 < cell["wer"] <= 1 and cell["seconds"] >= 0
+    assert "request" in runs["learned/0"]["losses"]
+    first = runs["chunked/0"]["first sound"]
+    assert first["0"]["tokens"] == 4 and first["6"]["tokens"] >= 6
+    text = page.read_text()
+    for words in ("chunked", "dual_track", "learned", "In short", "Word error rate"):
+        assert words in text
+    capsys.readouterr()
+    ablation.run(settings, tmp_path, "nobody")
+    assert "chunked/0 is in" in capsys.readouterr().out
+
+
+def test_answers_are_of_one_voice_and_use_no_sentence_twice(settings):
+    source = CodesSource(settings.codes, "test")
+    answers = ablation.answers_of(source, "en", 2, 6)
+    sentences = [
+        s for text, _, _ in answers for s in text.replace("a red", "|a red").split("|")[1:]
+    ]
+    assert len(sentences) == len({s.strip() for s in sentences}) == 12
+    assert {voice for _, voice, _ in answers} == {"a", "b"}
+    with pytest.raises(UserError, match="the codes have 6 answers of 2 sentences in 'en'"):
+        ablation.answers_of(source, "en", 2, 7)
+
+
+def test_codes_of_another_codec_are_refused(settings, tmp_path):
+    write_codes(tmp_path / "codes", "train", [CodesSource(settings.codes)[0]], "of another")
+    other = ablation.dataclasses.replace(settings, codes=str(tmp_path / "codes"))
+    with pytest.raises(UserError, match="are of another codec than"):
+        ablation.run(other, tmp_path / "into", "nobody")
