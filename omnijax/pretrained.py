@@ -30,6 +30,7 @@ from omnijax.train.kinds import open_tokenizer, weights_folder
 from omnijax.train.stages import Stage, from_dict
 from omnijax.train.talker import code_folders
 
+EXPORTED = ("name", "talker", "training", "stage", "codec", "speech")  # of a Talker's config
 TOKENIZER, VOICES = "tokenizer.json", "voices.npz"
 
 
@@ -108,7 +109,10 @@ def has_voice(weights: str) -> bool:
 
 
 def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> Speaker:
-    """The voice beside a Thinker: ``weights`` is "nano" or a folder with "talker" and "codec"."""
+    """The voice beside a Thinker: ``weights`` is "nano" or a folder with "talker" and "codec".
+
+    speech: how it speaks; None: as its recipe says.
+    """
     directory = weights_folder(weights)
     if not has_voice(weights):
         raise UserError(
@@ -127,6 +131,7 @@ def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> S
             f"{mark}"
         )
     talker = from_dict(TalkerConfig, config["talker"], "config.talker.")
+    speech = speech or from_dict(SpeechConfig, config.get("speech", {}), "config.speech.")
     tokenizer = open_tokenizer(str(directory / "talker" / TOKENIZER))
     try:
         with np.load(directory / "talker" / VOICES) as file:
@@ -153,7 +158,7 @@ def export_talker(run: Path, directory: Path) -> Path:
         raise UserError(
             f"{run} was trained on codes of codec {config['codec']}, there are now {source.codec}'s"
         )
-    kept = {name: config[name] for name in ("name", "talker", "training", "stage", "codec")}
+    kept = {name: config[name] for name in EXPORTED}
     tokenizer = open_tokenizer(config["tokenizer"])
     said = [source[place] for place in range(len(source))]
     tokens = sum(len(tokenizer.encode(one.text, literal=True)) for one in said)

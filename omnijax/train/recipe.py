@@ -29,7 +29,7 @@ from omnijax.train.talker import TALKER
 
 KINDS: dict[str, Kind] = {"lm": CHAT, "aed": CHAT, "codec": CODEC, "talker": TALKER}
 # Sections and fields that may differ between a checkpoint and the run that reads it.
-OF_NO_CONSEQUENCE = ("run", "mesh")
+OF_NO_CONSEQUENCE = ("run", "mesh", "speech")
 HOW_COMPUTED = ("dtype", "remat", "scan_layers", "implementation")
 # Where the config has the sizes of what lies under a parameter's first name.
 SECTION = {

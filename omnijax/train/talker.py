@@ -9,6 +9,7 @@ from omnijax.data import Pipeline
 from omnijax.data.codes import codec_of
 from omnijax.data.talker import TalkerDataConfig, TalkerDraws, make_talker_pipeline
 from omnijax.errors import UserError
+from omnijax.generate.speech import SpeechConfig
 from omnijax.models.talker import Talker, TalkerConfig
 from omnijax.train.kinds import Config, Kind, check_unused, open_tokenizer
 from omnijax.train.objectives.talker import talker_objective
@@ -31,8 +32,8 @@ class TalkerTraining(TalkerDraws):
 
 
 def resolve(config: Config) -> dict[str, Any]:
-    """Defaults written out, and the mark of the codec whose codes these are ("codec"); the text
-    table must hold the tokenizer's ids."""
+    """Defaults written out, how the Talker is to speak ("speech") among them, and the mark of the
+    codec whose codes these are ("codec"); the text table must hold the tokenizer's ids."""
     stage = from_dict(Stage, config["stage"], "config.stage.")
     check_unused(stage, "audio_chunks", "patches")
     talker = from_dict(TalkerConfig, config["talker"], "config.talker.")
@@ -46,7 +47,12 @@ def resolve(config: Config) -> dict[str, Any]:
     marks = {name: codec_of(folder) for name, folder in code_folders(stage).items()}
     if len(set(marks.values())) > 1:
         raise UserError(f"config.stage.mixture has codes of several codecs: {marks}")
-    parts = {"talker": to_dict(talker), "training": to_dict(training), "codec": min(marks.values())}
+    parts = {
+        "talker": to_dict(talker),
+        "training": to_dict(training),
+        "codec": min(marks.values()),
+        "speech": to_dict(from_dict(SpeechConfig, config.get("speech", {}), "config.speech.")),
+    }
     return {**config, **json.loads(json.dumps(parts))}
 
 

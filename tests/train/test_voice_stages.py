@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,11 +19,12 @@ from omnijax.models.talker import presets as talkers
 from omnijax.pretrained import export_talker, load_speaker
 from omnijax.sharding import flatten
 from omnijax.text import nano_tokenizer
+from omnijax.train import talker as talker_stage
 from omnijax.train.checkpoint import read_params, save_weights
 from omnijax.train.codec import CodecTraining, export_codec, load_codec
 from omnijax.train.objectives.codec import ENCODER, GENERATOR, JUDGES, CodecLossConfig
 from omnijax.train.recipe import resolve, run_stage
-from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
+from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, from_dict, to_dict
 from omnijax.train.talker import TalkerTraining
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "codec"))
@@ -163,7 +165,11 @@ def test_a_talker_stage_trains_every_parameter_and_its_voice_is_packed(codes, tm
     assert result.finished
     for name in ("semantic", "end", "residual", "codec_chance", "residual_chance", "residual_3"):
         assert np.isfinite(result.metrics[name]), name
-    unmoved = still(begun, params_of(tmp_path / "run"))
+    assert run_stage(config, tmp_path / "whole", Path).finished  # as if it had never stopped
+    ended = params_of(tmp_path / "run")
+    for path, leaf in params_of(tmp_path / "whole").items():
+        np.testing.assert_array_equal(leaf, ended[path], err_msg=path)
+    unmoved = still(begun, ended)
     assert all(path.startswith("hidden_projection/") for path in unmoved), unmoved
 
     export_talker(tmp_path / "run", tmp_path / "voice" / "talker")
@@ -183,6 +189,25 @@ def test_a_talker_stage_trains_every_parameter_and_its_voice_is_packed(codes, tm
     save_weights(tmp_path / "voice" / "codec", {"codec": params}, {"codec": to_dict(tiny.config())})
     with pytest.raises(UserError, match="speaks codes of codec .*, beside it lies"):
         load_speaker(str(tmp_path / "voice"))
+
+
+def test_attention_takes_gdns_place_in_the_talker_by_one_field(codes, tmp_path):
+    config = talker_config(codes, 1)
+    assert any("A_log" in path for path in params_shapes(config))
+    config["talker"]["decoder"]["pattern"] = "full"
+    paths = params_shapes(config)
+    assert paths and not any("A_log" in path for path in paths)
+    assert run_stage(config, tmp_path, Path).finished
+
+
+def params_shapes(config):
+    """What a stage of this config would train, by path."""
+    config = resolve(config)
+    stage = from_dict(Stage, config["stage"])
+    batches = talker_stage.data(config, stage, RunConfig(threads=0), "train")
+    objective = talker_stage.objective(config, stage, next(batches))
+    batches.close()
+    return flatten(jax.eval_shape(objective.init, jax.random.key(0)))
 
 
 def test_codes_of_another_codec_are_another_run(codes, tmp_path):
