@@ -67,9 +67,11 @@ def train_voice(runs: Path, weights: Path) -> None:
     teacher = f"--config.training.teacher=weights:{weights}"
     codec = stage("codec.py", "configs/nano_codec.py", nano_codec.LAST, teacher)
     run("codec.py", "export", str(codec), str(weights / "codec"))
-    codes = runs / "codes"
-    run("talker.py", "codes", f"--codec={weights / 'codec'}", f"--out={codes}")
-    mixture = f"--config.stage.mixture=codes:{codes}=1"
+    sentences, replies = runs / "codes", runs / "replies"
+    made = ("talker.py", "codes", f"--codec={weights / 'codec'}")
+    run(*made, f"--out={sentences}")
+    run(*made, f"--out={replies}", "--task=say_reply", "--count=16000")
+    mixture = f"--config.stage.mixture=codes:{sentences}=0.8,codes:{replies}=0.2"
     talker = stage("talker.py", "configs/nano_talker.py", nano_talker.LAST, mixture)
     run("talker.py", "export", str(talker), str(weights / "talker"))
     run("codec.py", "score", f"--weights={weights / 'codec'}", f"--recogniser={weights}")

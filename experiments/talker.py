@@ -7,8 +7,9 @@
     python experiments/talker.py score                        held-out sentences: WER and more
 
 `codes` encodes --count utterances of the training split, and a twentieth as many of the others,
-with the codec in --codec, into --out; what that codec has made before is kept. The same `train`
-command resumes a run that was stopped.
+with the codec in --codec, into --out; what that codec has made before is kept. With
+--task=say_reply they are answers of OmniWorld's other tasks. The same `train` command resumes a run
+that was stopped.
 """
 
 import json
@@ -26,6 +27,7 @@ from omnijax.errors import UserError  # noqa: E402
 CODEC = flags.DEFINE_string("codec", "nano", "nano, an exported codec, or a training run.")
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, or a folder that `export` wrote.")
 OUT = flags.DEFINE_string("out", "runs/nano_codec/codes", "codes: the folder they go to.")
+TASK = flags.DEFINE_string("task", "say", "codes: say (sentences) or say_reply (answers).")
 COUNT = flags.DEFINE_integer("count", 60_000, "codes: utterances to train on.", lower_bound=20)
 VOICE = flags.DEFINE_string("voice", None, "say: a stored voice.")
 LANGUAGE = flags.DEFINE_string("language", None, "say: the language's name, such as en.")
@@ -49,7 +51,7 @@ def codes() -> None:
     mark = fingerprint(params["quantiser"]["codebooks"])
     folder, shares = Path(OUT.value), {"train": 1, "validation": 20, "test": 20}
     for split, share in shares.items():
-        source = live(split, tasks=["say"])
+        source = live(split, tasks=[TASK.value])
         count = min(COUNT.value // share, len(source))
         if made_before(folder, split, count, mark):
             print(f"{folder / split}.npz: {count} utterances of this codec are there")

@@ -1,10 +1,11 @@
 """nano's Talker: 2.4 M parameters with its MTP, from scratch on OmniWorld's speech as codec frames.
 
 talker           every voice and language, under drawn schedules
-talker_speakers  a short stage on the voices that the demo speaks with, under the schedule that is
-                 used at inference
+talker_speakers  on the voices that the demo speaks with, under the schedule that is used at
+                 inference; shorter rows, which cost a quarter less a frame
 
-`python experiments/talker.py codes` makes the frames that both read.
+`python experiments/talker.py codes` makes the frames that both read, of sentences and, with
+`--task=say_reply --count=16000 --out=runs/nano_codec/replies`, of answers.
 """
 
 import ml_collections
@@ -14,7 +15,7 @@ from omnijax.models.talker import presets
 from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
 from omnijax.train.talker import TalkerTraining
 
-CODES = ("codes:runs/nano_codec/codes=1",)
+CODES = ("codes:runs/nano_codec/codes=0.8", "codes:runs/nano_codec/replies=0.2")
 LAST = "talker_speakers"
 TRAINS = (r"^(?!hidden_projection/)",)  # which reads the Thinker's stream: none is given here
 STAGES = {
@@ -36,15 +37,17 @@ STAGES = {
             starts_from=("talker",),
             trains=TRAINS,
             mixture=CODES,
-            steps=300,
-            batch=2,
-            tokens=1024,
+            steps=6500,
+            batch=6,
+            tokens=384,
             seed=1,  # goes on with other draws
-            optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=20),
+            optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=100),
         ),
     )
 }
-AS_SPOKEN = TalkerTraining(schedules=("chunked=1",), shown=1.0, named_language=1.0)
+AS_SPOKEN = TalkerTraining(
+    schedules=("chunked=0.9", "random=0.1"), shown=0.9, named_language=0.9, mtp_frames=32
+)
 
 
 def get_config(stage: str = LAST) -> ml_collections.ConfigDict:

@@ -104,8 +104,10 @@ class CodesSource:
         self._ends = np.cumsum(lengths)
         self._starts = self._ends - lengths
         self.by_voice: dict[tuple[str, str], list[int]] = {}  # (voice, language) -> places
+        self._of_voice: dict[str, list[int]] = {}
         for place, (_, language, voice, _) in enumerate(self._rows):
             self.by_voice.setdefault((voice, language), []).append(place)
+            self._of_voice.setdefault(voice, []).append(place)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -116,7 +118,7 @@ class CodesSource:
 
     def of_voice(self, voice: str) -> list[int]:
         """Places of what a voice says, in every language."""
-        return [p for (name, _), places in self.by_voice.items() if name == voice for p in places]
+        return self._of_voice.get(voice, [])
 
 
 def check_codec(source: CodesSource, config: Mapping[str, Any], where: str) -> None:

@@ -180,19 +180,17 @@ class RowMaker:
         """The utterance, and others of its voice and language that are said after it."""
         _, language, voice, *_ = source[place]
         count = 1 + int(rng.choice(len(self._joined), p=self._joined))
-        others = _others(source.by_voice[voice, language], [place])
-        more = rng.permutation(len(others))[: count - 1]
-        return [place, *(others[i] for i in more)]
+        return [place, *_others(source.by_voice[voice, language], [place], count - 1, rng)]
 
     def _voice(self, source: CodesSource, said: Sequence[int], rng: np.random.Generator) -> Voice:
         """Shown by an utterance that is not said here; where there is none, by its description."""
         config, own = self._config, source[said[0]]
         described, shown = rng.random() < config.described, rng.random() < config.shown
-        others = _others(source.of_voice(own.voice), said)
+        others = _others(source.of_voice(own.voice), said, 1, rng)
         shown = others and (shown or not described)
         reference = None
         if shown:
-            frames = source[others[int(rng.integers(len(others)))]].codes
+            frames = source[others[0]].codes
             low, high = config.reference_frames
             length = min(int(rng.integers(low, high + 1)), len(frames))
             start = int(rng.integers(len(frames) - length + 1))
@@ -202,8 +200,19 @@ class RowMaker:
         return Voice(words, reference)
 
 
-def _others(places: Sequence[int], but: Sequence[int]) -> list[int]:
-    return [place for place in places if place not in but]
+def _others(
+    places: Sequence[int], but: Sequence[int], count: int, rng: np.random.Generator
+) -> list[int]:
+    """Up to ``count`` different places, none of those in ``but``."""
+    if len(places) < 4 * (count + len(but)):
+        left = [place for place in places if place not in but]
+        return [left[i] for i in rng.permutation(len(left))[:count]]
+    found: list[int] = []
+    while len(found) < count:
+        place = places[int(rng.integers(len(places)))]
+        if place not in found and place not in but:
+            found.append(place)
+    return found
 
 
 def _joined(parts: Sequence[Utterance]) -> Utterance:

@@ -290,11 +290,12 @@ def _run(
             check(values)
             last = {**last, **values, **speed}
             writer.write(step, {**values, **speed})
+            right = values.get("accuracy", values.get("semantic_accuracy"))
             report.numbers(
                 step,
                 {
                     "loss": values["loss"],
-                    "acc": values.get("accuracy", math.nan),
+                    **({} if right is None else {"acc": right}),
                     "tok/s": speed["tokens_per_second"],
                     "s/step": speed["step_seconds"],
                     "wait": speed["data_wait_share"],

@@ -15,6 +15,7 @@ from omnijax.data.omniworld.builder import (
     is_built,
 )
 from omnijax.data.omniworld.records import make_example, read_record
+from omnijax.data.omniworld.replies import reply
 from omnijax.data.omniworld.splits import SPLITS
 from omnijax.data.omniworld.tasks import TASKS, task_of
 from omnijax.errors import UserError
@@ -80,15 +81,40 @@ class StoredSource(_Indexed):
 
 LIVE_TRAIN = 400_000  # more than nano sees
 LIVE_WORDS = {"train": 100_000, "validation": 500}
+LIVE_REPLIES = {"train": 100_000, "validation": 500, "test": 500}
 LIVE_SAY = {"train": ("say", 100_000), "validation": ("say", 500), "test": ("say_test", 500)}
 
 
-def live(split: str = "train", *, tasks: Sequence[str] | None = None, seed: int = 0) -> LazySource:
+class Replies:
+    """What the other tasks are answered with, said aloud, made when asked for."""
+
+    ever_new = True
+
+    def __init__(self, split: str, size: int, *, seed: int = 0):
+        self.split, self._size, self._seed = _check_split(split), size, seed
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, place: int) -> dict:
+        if not 0 <= place < self._size:
+            raise IndexError(f"example {place} of {self._size} in split {self.split!r}")
+        return reply(place, self.split, self._seed)
+
+
+def live(
+    split: str = "train", *, tasks: Sequence[str] | None = None, seed: int = 0
+) -> LazySource | Replies:
     """A split that is never stored: in training the corpus and on beyond its end.
 
-    tasks: only these; ``words``, which is for training alone, and ``say``, whose example has the
-    speech in its "meta", are sources of their own.
+    tasks: only these. ``words``, which is for training alone, ``say`` and ``say_reply`` (what the
+    other tasks are answered with), which have speech in their "meta", are sources of their own.
     """
+    if tasks is not None and "say_reply" in tasks:
+        if len(tasks) > 1 or split not in LIVE_REPLIES:
+            allowed = ", ".join(LIVE_REPLIES)
+            raise UserError(f"say_reply is a source of its own in {allowed}: {split} {tasks}")
+        return Replies(split, LIVE_REPLIES[split], seed=seed)
     if tasks is not None and "say" in tasks:
         if len(tasks) > 1 or split not in LIVE_SAY:
             raise UserError(f"say is a source of its own in {', '.join(LIVE_SAY)}: {split} {tasks}")

@@ -1,0 +1,60 @@
+"""What the other tasks are answered with, said aloud: so a Talker meets the answers it will speak.
+
+A reply is one line or sentence of an answer: "purple circle", "1.5 seconds",
+"<1.2 seconds> the green square moves down with a splash". Where it has a time in brackets, the
+brackets are not spoken.
+"""
+
+import re
+import zlib
+
+import numpy as np
+
+from omnijax.data.omniworld import media
+from omnijax.data.omniworld.drawing import spoken
+from omnijax.data.omniworld.scenes import pick
+from omnijax.data.omniworld.tasks import plan
+from omnijax.data.omniworld.voices import BY_NAME
+
+LANGUAGE = "en"
+SAMPLE_RATE = 24_000
+_DRAWN_FROM = 100_000  # examples of a split whose answers are said
+_END = re.compile(r"\n|(?<=[.?!]) ")
+_TIME = re.compile(r"<([^<>]*)>")
+
+
+def replies_of(made: dict) -> list[str]:
+    """The lines and sentences that answer a plan's questions; calls and transcripts are none."""
+    if made["task"] == "transcribe":
+        return []
+    said = [
+        message["content"]
+        for message in made["messages"]
+        if message["role"] == "assistant" and isinstance(message["content"], str)
+    ]
+    return [part.strip() for text in said for part in _END.split(text) if part.strip()]
+
+
+def reply(index: int, split: str, seed: int = 0) -> dict:
+    """An example: {"id", "task", "chat", "meta"}, with the speech in "meta" as `say` has it."""
+    rng = np.random.default_rng([seed, zlib.crc32(f"reply {split}".encode()), index])
+    found: list[str] = []
+    while not found:
+        found = replies_of(plan(int(rng.integers(_DRAWN_FROM)), split, seed))
+    text = pick(rng, found)
+    aloud = _TIME.sub(r"\1,", text)
+    speech = spoken(rng, aloud, LANGUAGE, split) | {"sample_rate": SAMPLE_RATE, "hiss": False}
+    where = [seed, zlib.crc32(split.encode()), index, 1]
+    return {
+        "id": f"reply-{split}-{index:06d}",
+        "task": "say_reply",
+        "chat": {"messages": [{"role": "assistant", "content": text}]},
+        "meta": {
+            "answer": text,
+            "language": LANGUAGE,
+            "voice": speech["voice"],
+            "voice_description": BY_NAME[speech["voice"]].description,
+            "speech": media.render(speech | {"seed": where}),
+            "split": split,
+        },
+    }
