@@ -132,7 +132,8 @@ def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> S
         )
     talker = from_dict(TalkerConfig, config["talker"], "config.talker.")
     speech = speech or from_dict(SpeechConfig, config.get("speech", {}), "config.speech.")
-    tokenizer = open_tokenizer(str(directory / "talker" / TOKENIZER))
+    own = directory / "talker" / TOKENIZER
+    tokenizer = open_tokenizer(str(own if own.is_file() else directory / TOKENIZER))
     try:
         with np.load(directory / "talker" / VOICES) as file:
             rows = json.loads(file["meta"].tobytes())
@@ -165,6 +166,9 @@ def export_talker(run: Path, directory: Path) -> Path:
     kept |= {"tokenizer": TOKENIZER, "pace": sum(len(one.codes) for one in said) / tokens}
     file = save_weights(directory, params, json.loads(json.dumps(kept)))
     tokenizer.save(directory / TOKENIZER)
+    beside = directory.parent / TOKENIZER
+    if beside.is_file() and beside.read_bytes() == (directory / TOKENIZER).read_bytes():
+        (directory / TOKENIZER).unlink()  # the Thinker's is the same
     voices = stored_voices(source, config["training"]["reference_frames"][1])
     rows = [(voice.name, voice.description) for voice in voices]
     frames = {voice.name: voice.codes.astype(np.int16) for voice in voices}
