@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 from omnijax.errors import UserError
+
+# Of every such experiment, which has its own defaults.
+SEEDS = flags.DEFINE_integer("seeds", None, "Models of each kind.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", None, "Of training.", lower_bound=1)
+INTO = flags.DEFINE_string("into", None, "Folder of results.json, index.html.")
 
 
 class Results:

@@ -22,7 +22,7 @@ from absl import flags  # noqa: E402
 
 from experiments import _aria_page  # noqa: E402
 from experiments._main import compilation_cache, launch  # noqa: E402
-from experiments._results import Results  # noqa: E402
+from experiments._results import INTO, SEEDS, STEPS, Results  # noqa: E402
 from experiments.configs import nano_talker  # noqa: E402
 from omnijax.errors import UserError  # noqa: E402
 
@@ -61,7 +61,7 @@ class Settings:
     languages: tuple[str, ...] = ("en", "de", "es", "fr")
     prefixes: tuple[int, ...] = (0, 8)  # text tokens before the first frame
     sentences: tuple[int, ...] = (1, 3, 6)  # an answer; training joins at most three
-    answers: int = 16  # of each language and length
+    answers: int = 6  # of each language and length
     codes: str = "runs/nano_codec/codes"
     codec: str = "nano"
 
@@ -69,15 +69,12 @@ class Settings:
 MAY_GROW = ("variants", "seeds")
 _DEFAULT = Settings()
 NAMES = flags.DEFINE_list("variants", [*_DEFAULT.variants], f"Of {', '.join(VARIANTS)}.")
-SEEDS = flags.DEFINE_integer("seeds", _DEFAULT.seeds, "Talkers of each variant.", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Of training.", lower_bound=1)
 ANSWERS = flags.DEFINE_integer(
     "answers", _DEFAULT.answers, "Scored, of each language and length.", lower_bound=1
 )
 CODES = flags.DEFINE_string("codes", _DEFAULT.codes, "Speech as frames: talker.py codes.")
 CODEC = flags.DEFINE_string("codec", _DEFAULT.codec, "The codec that made them.")
 RECOGNISER = flags.DEFINE_string("recogniser", "nano", "Whose transcripts give the WER.")
-INTO = flags.DEFINE_string("into", "runs/aria_ablation", "Folder of results.json, index.html.")
 
 
 def config_of(variant: Variant, settings: Settings, seed: int) -> dict[str, Any]:
@@ -239,14 +236,15 @@ def main() -> int:
         raise UserError(f"--variants: {', '.join(unknown) or 'none'}; there are {[*VARIANTS]}")
     settings = Settings(
         variants=tuple(NAMES.value),
-        seeds=SEEDS.value,
-        steps=STEPS.value,
+        seeds=SEEDS.value or _DEFAULT.seeds,
+        steps=STEPS.value or _DEFAULT.steps,
         answers=ANSWERS.value,
         codes=CODES.value,
         codec=CODEC.value,
     )
+    folder = Path(INTO.value or "runs/aria_ablation")
     compilation_cache()
-    print(f"The page is {run(settings, Path(INTO.value), RECOGNISER.value)}.")
+    print(f"The page is {run(settings, folder, RECOGNISER.value)}.")
     return 0
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from absl import flags  # noqa: E402
 
 from experiments._main import compilation_cache, launch  # noqa: E402
-from experiments._results import Results  # noqa: E402
+from experiments._results import INTO, SEEDS, STEPS, Results  # noqa: E402
 from omnijax.errors import UserError  # noqa: E402
 
 
@@ -59,9 +59,7 @@ TASKS = flags.DEFINE_list(
     _WORDS["tasks"],
     "Of recall, registers, parity, copy, needle, when, text (OmniWorld's); or nothing.",
 )
-SEEDS = flags.DEFINE_integer("seeds", _DEFAULT.seeds, "Models of each pattern a task.")
 RATES = flags.DEFINE_list("rates", _WORDS["rates"], "Learning rates to choose from.")
-STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Of training.")
 ROWS = flags.DEFINE_integer("batch_rows", _DEFAULT.rows, "Of a batch in training.")
 LENGTH = flags.DEFINE_integer("length", _DEFAULT.length, "Tokens of a row in training.")
 EVAL_LENGTHS = flags.DEFINE_list("eval_lengths", _WORDS["eval_lengths"], "Tokens of tested rows.")
@@ -71,7 +69,6 @@ LAYERS = flags.DEFINE_integer("layers", _DEFAULT.layers, "A multiple of 4.")
 FFN = flags.DEFINE_integer("ffn", _DEFAULT.ffn, "Of pure attention; the others' is matched.")
 COST_LENGTHS = flags.DEFINE_list("cost_lengths", _WORDS["cost_lengths"], "Timed; or nothing.")
 ROUNDS = flags.DEFINE_integer("rounds", _DEFAULT.rounds, "Samples of each timing.")
-INTO = flags.DEFINE_string("into", "runs/gdn_vs_attention", "Folder of results.json, index.html.")
 
 
 def _configs(settings: Settings):
@@ -183,9 +180,9 @@ def main() -> int:
         match=MATCH.value,
         patterns=tuple(PATTERNS.value),
         tasks=tuple(name for name in TASKS.value if name),
-        seeds=SEEDS.value,
+        seeds=SEEDS.value or _DEFAULT.seeds,
         rates=_numbers(RATES, float),
-        steps=STEPS.value,
+        steps=STEPS.value or _DEFAULT.steps,
         rows=ROWS.value,
         length=LENGTH.value,
         eval_lengths=_numbers(EVAL_LENGTHS, int),
@@ -196,7 +193,7 @@ def main() -> int:
         cost_lengths=_numbers(COST_LENGTHS, int),
         rounds=ROUNDS.value,
     )
-    for name in ("seeds", "steps", "rows", "eval_rows", "rounds"):
+    for name in ("rows", "eval_rows", "rounds"):
         if getattr(settings, name) < 1:
             raise UserError(f"--{name} is {getattr(settings, name)}, it must be at least 1")
     compilation_cache()
@@ -206,7 +203,7 @@ def main() -> int:
         print(f"\r\x1b[K{line}" if on_screen else line, end="" if on_screen else "\n",
               file=sys.stderr, flush=True)  # fmt: skip
 
-    page = run(settings, Path(INTO.value), show)
+    page = run(settings, Path(INTO.value or "runs/gdn_vs_attention"), show)
     print(f"\nThe page is {page}.")
     return 0
 

@@ -39,7 +39,7 @@ class SpeechConfig:
     text_chunk, frame_chunk: of the policy "chunked"; ``frame_chunk`` is also the largest packet.
     text_prefix: text tokens that are read before the first frame, where the text has so many; by
     default a ``text_chunk``, or what the Talker asks for.
-    longest_token: frames a text token; a row that speaks more for all of its text has run away,
+    longest_token: frames a text token; a row that speaks more once its text is over has run away,
     and ends with the reason "length". A second a token is four times the slowest speech.
     """
 
@@ -174,6 +174,7 @@ class _Row:
     owed: int = 0  # frames until text is due
     read: int = 0
     frames: int = 0
+    before_end: int = 0  # frames that were spoken before the last text token was read
     reason: str | None = None  # why it ended: "stop" by the Talker, "length" by a limit
 
     @property
@@ -286,6 +287,7 @@ class SpeechStream:
             if count:
                 own[:count] = [row.text.popleft() for _ in range(count)]
                 row.length, row.read = row.length + count, row.read + count
+                row.before_end = row.frames
                 free = row.text_over or config.policy == "learned"
                 row.owed = ENDLESS if free else config.frame_chunk
                 if row.read < config.text_prefix and not row.text_over:
@@ -307,10 +309,11 @@ class SpeechStream:
 
     def _room(self, row: _Row) -> int:
         """Frames that the row may still speak."""
-        longest = self._generator.config.longest_token * (row.read + len(row.text))
-        return min(
-            self._generator.max_len - row.length, min(self._max_frames, longest) - row.frames
-        )
+        frames = self._max_frames - row.frames
+        if row.text_over:
+            longest = self._generator.config.longest_token * row.read
+            frames = min(frames, longest - (row.frames - row.before_end))
+        return min(self._generator.max_len - row.length, frames)
 
     def _speak(self, budget: np.ndarray) -> list[np.ndarray]:
         generator, config = self._generator, self._generator.config

@@ -175,7 +175,7 @@ def test_sampling_repeats_with_its_seed_and_differs_with_another():
 
 
 def test_a_row_that_is_full_ends_and_says_so():
-    stream = generator().start(PROMPTS)
+    stream = generator(longest_token=1000).start(PROMPTS)
     for row, text in enumerate(TEXTS):
         stream.push(text, row=row, last=True)
     rows, read = drained(stream, most=100)
