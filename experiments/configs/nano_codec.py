@@ -60,7 +60,7 @@ STAGES = {
         Stage(
             name="codec_decoder",
             objective="codec",
-            starts_from=("codec=codec",),
+            starts_from=("codec=codec", "codebook_usage=codec"),
             trains=DECODER,
             mixture=SPEECH,
             steps=800,

@@ -2,7 +2,7 @@
 
 talker           every voice and language, under drawn schedules
 talker_speakers  on the voices that the demo speaks with, under the schedule that is used at
-                 inference; shorter rows, which cost a quarter less a frame
+                 inference
 
 `python experiments/talker.py codes` makes the frames that both read, of sentences and, with
 `--task=say_reply --count=16000 --out=runs/nano_codec/replies`, of answers.

@@ -158,7 +158,7 @@ class Speaker:
         languages: Sequence[str | None] | None = None,
         seed: int = 0,
     ) -> list[Int[np.ndarray, "R Q"]]:
-        """As `say`, frames instead of samples; the two-track form can be asked this way alone."""
+        """As `say`, frames instead of samples."""
         config, prompts = self.talker.config, []
         ids = [self.tokenizer.encode(speakable(text), literal=True) for text in texts]
         languages = languages or [None] * len(texts)

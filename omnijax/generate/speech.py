@@ -40,7 +40,7 @@ class SpeechConfig:
     text_prefix: text tokens that are read before the first frame, where the text has so many; by
     default a ``text_chunk``, or what the Talker asks for.
     longest_token: frames a text token; a row that speaks more once its text is over has run away,
-    and ends with the reason "length". A second a token is four times the slowest speech.
+    and ends with the reason "length". The slowest utterance of OmniWorld has 7.
     """
 
     policy: str = "chunked"
