@@ -50,7 +50,8 @@ def summary(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(header, rows): a variant a row, at the first prefix."""
     settings, rows = data["settings"], []
     first, longest = settings["prefixes"][0], settings["sentences"][-1]
-    header = ["variant", "seeds", *MEASURES, f"wer, {longest} sentences", "wer of the source"]
+    header = ["variant", "seeds", *MEASURES, f"wer, {longest} sentences", "wer of the source",
+              f"wer of the source, {longest} sentences"]  # fmt: skip
     header += ["text tokens before sound", "seconds before sound", "semantic loss"]
     for name, runs in seeds_of(data).items():
         one = {"prefix": first, "sentences": settings["sentences"][0]}
@@ -60,6 +61,7 @@ def summary(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             + [spread(values(runs, measure, **one)) for measure in MEASURES]
             + [spread(values(runs, "wer", prefix=first, sentences=longest))]
             + [spread(values(runs, "wer source", **one))]
+            + [spread(values(runs, "wer source", prefix=first, sentences=longest))]
             + [spread([b[unit] for b in begin if unit in b]) for unit in ("tokens", "seconds")]
             + [spread([run["losses"]["semantic"] for run in runs])]
         )
@@ -80,6 +82,7 @@ def _plot(data: dict[str, Any]) -> str:
     import matplotlib.pyplot as plt
 
     settings, seeds = data["settings"], seeds_of(data)
+    first = settings["prefixes"][0]  # which every variant has
     axes_of = {
         "sentences in an answer": ("sentences", settings["sentences"]),
         "language": ("language", settings["languages"]),
@@ -90,12 +93,12 @@ def _plot(data: dict[str, Any]) -> str:
     )
     for axis, (title, (field, points)) in zip(axes, axes_of.items(), strict=True):
         for i, (name, runs) in enumerate(seeds.items()):
-            each = [values(runs, "wer", **{field: point}) for point in points]
+            each = [values(runs, "wer", **({"prefix": first} | {field: point})) for point in points]
             places = [n for n, found in enumerate(each) if found]
             means = [np.mean(each[n]) for n in places]
             reach = [
-                [mean - min(each[n]) for n, mean in zip(places, means, strict=True)],
-                [max(each[n]) - mean for n, mean in zip(places, means, strict=True)],
+                [max(mean - min(each[n]), 0) for n, mean in zip(places, means, strict=True)],
+                [max(max(each[n]) - mean, 0) for n, mean in zip(places, means, strict=True)],
             ]
             shift = 0.04 * (i - len(seeds) / 2)
             axis.errorbar([n + shift for n in places], means, reach, fmt="o-", ms=3, lw=1,
@@ -109,11 +112,15 @@ def _plot(data: dict[str, Any]) -> str:
 def write(data: dict[str, Any], path: Path) -> Path:
     """The page of what there is so far."""
     settings = data["settings"]
-    tables = []
+    first, tables = settings["prefixes"][0], []
     for measure in (*MEASURES, "wer source", "seconds", "seconds source"):
         columns = [(s, n) for s in settings["sentences"] for n in settings["languages"]]
         rows = [
-            [name] + [spread(values(runs, measure, sentences=s, language=n)) for s, n in columns]
+            [name]
+            + [
+                spread(values(runs, measure, prefix=first, sentences=s, language=n))
+                for s, n in columns
+            ]
             for name, runs in seeds_of(data).items()
         ]
         header = ["variant", *(f"{language}, {count}" for count, language in columns)]

@@ -12,6 +12,7 @@ they come: the same command goes on where it stopped, more seeds or variants are
 
 import dataclasses
 import itertools
+import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,9 +41,9 @@ CHUNKED = {"policy": "chunked", "text_chunk": 4, "frame_chunk": 4}
 VARIANTS = {
     # One text token beside each frame, then padding: what Qwen3-Omni does.
     "dual_track": Variant(("earliest=1",), CHUNKED, form="dual_track"),
-    # OmniWorld's speech has about 2.5 frames a text token in English, fewer in other languages.
+    # OmniWorld's speech has about 3.3 frames a text token, most in English, least in French.
     "fixed_rate": Variant(
-        ("fixed_rate:2:5=1",), {"policy": "chunked", "text_chunk": 2, "frame_chunk": 5}
+        ("fixed_rate:1:3=1",), {"policy": "chunked", "text_chunk": 1, "frame_chunk": 3}
     ),
     "chunked": Variant(("chunked:4:4=1",), CHUNKED),
     "earliest": Variant(("earliest=1",), {"policy": "chunked", "text_chunk": 1, "frame_chunk": 3}),
@@ -90,9 +91,8 @@ def config_of(variant: Variant, settings: Settings, seed: int) -> dict[str, Any]
 
 
 def speaker_of(run: Path, variant: Variant, prefix: int, codec, source):
-    """A trained run as a speaker of the codes' voices."""
+    """A trained run as a speaker of the voices in a source that is not scored."""
     from omnijax.generate.speaker import Speaker
-    from omnijax.generate.speech import SpeechConfig
     from omnijax.models.talker import Talker, TalkerConfig
     from omnijax.pretrained import stored_voices
     from omnijax.train.checkpoint import read_params
@@ -102,7 +102,7 @@ def speaker_of(run: Path, variant: Variant, prefix: int, codec, source):
     params, config = read_params(run / "checkpoints")
     talker = Talker(from_dict(TalkerConfig, config["talker"], "config.talker."))
     voices = stored_voices(source, config["training"]["reference_frames"][1])
-    speech = SpeechConfig(**variant.speech, text_prefix=prefix)
+    speech = dataclasses.replace(nano_talker.SPEECH, **variant.speech, text_prefix=prefix)
     tokenizer = open_tokenizer(config["tokenizer"])
     return Speaker(talker, params, *codec, tokenizer, voices, speech, max_len=1536)
 
@@ -187,6 +187,15 @@ def first_sound(speaker, language: str, answer, seed: int) -> dict[str, float]:
     return {"tokens": stream.read[0], "seconds": sorted(seconds[1:])[1]}
 
 
+def losses_of(run: Path) -> dict[str, float]:
+    """The last evaluation's, by what is predicted: from the run's file, so that one that ended
+    before it was scored has them too."""
+    kinds = ("semantic", "residual", "end", "request")
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    *_, last = (line for line in lines if "eval_semantic" in line)
+    return {kind: last[f"eval_{kind}"] for kind in kinds if f"eval_{kind}" in last}
+
+
 def run(settings: Settings, folder: Path, recogniser: str) -> Path:
     """Trains and scores what results.json lacks; returns the page."""
     from omnijax.data.codes import CodesSource, codec_of, fingerprint
@@ -199,7 +208,10 @@ def run(settings: Settings, folder: Path, recogniser: str) -> Path:
     mark = fingerprint(codec[1]["quantiser"]["codebooks"])
     if codec_of(settings.codes) != mark:
         raise UserError(f"the codes in {settings.codes} are of another codec than {settings.codec}")
-    source, thinker = CodesSource(settings.codes, "test"), load(recogniser)
+    source, shown = (CodesSource(settings.codes, split) for split in ("test", "validation"))
+    for language, count in itertools.product(settings.languages, settings.sentences):
+        answers_of(source, language, count, settings.answers)  # too few: said before any training
+    thinker = load(recogniser)
     # Seeds outermost: stopped early, every variant has been trained as often as the others.
     for seed, name in itertools.product(range(settings.seeds), settings.variants):
         key, variant = f"{name}/{seed}", VARIANTS[name]
@@ -211,10 +223,9 @@ def run(settings: Settings, folder: Path, recogniser: str) -> Path:
         trained = run_stage(config_of(variant, settings, seed), workdir, lambda stage: folder)
         if not trained.finished:
             sys.exit(143)
-        kept = ("semantic", "residual", "end", "request")
-        found = {"losses": {k: v for k, v in trained.metrics.items() if k in kept}, "cells": {}}
+        found = {"losses": losses_of(workdir), "cells": {}}
         for prefix in settings.prefixes if variant.form == "aria" else settings.prefixes[:1]:
-            speaker = speaker_of(workdir, variant, prefix, codec, source)
+            speaker = speaker_of(workdir, variant, prefix, codec, shown)
             for language, count in itertools.product(settings.languages, settings.sentences):
                 answers = answers_of(source, language, count, settings.answers)
                 cells = found["cells"].setdefault(f"{prefix}", {}).setdefault(language, {})

@@ -95,6 +95,8 @@ def score_cloning(
       "cloned": the share of trials; "copied": the same of the references through the codec alone,
       "told": of the references as they are, which bounds both; "chance".
     """
+    if not (texts and new):
+        raise UserError("there is nothing to clone: give new voices and texts for them to say")
     prints = {name: [voice_print(clip) for clip in own] for name, own in clips.items()}
     won = {"cloned": 0, "copied": 0, "told": 0}
     trials = 0

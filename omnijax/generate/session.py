@@ -213,6 +213,8 @@ class Session:
                     yield AudioChunk(samples, self._speaker.sample_rate, self._since())
                     if self._reply is not reply:
                         return
+        if self._reply is not reply:
+            return
         self._before = None  # said to its end
         spoken = self.speech.reason if self.speech is not None else None
         yield TurnEnd(reason, text, len(reply), self._since(), spoken)

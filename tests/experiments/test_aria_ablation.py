@@ -77,6 +77,13 @@ def test_every_variant_is_trained_scored_and_shown_and_a_second_run_adds_nothing
     ablation.run(settings, tmp_path, "nobody")
     assert "chunked/0 is in" in capsys.readouterr().out
 
+    # Killed between training and the end of scoring: trained to its end, and not in the results.
+    (tmp_path / "results.json").unlink()
+    one = ablation.dataclasses.replace(settings, variants=("dual_track",))
+    ablation.run(one, tmp_path, "nobody")
+    again = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert again["dual_track/0"]["losses"] == runs["dual_track/0"]["losses"]
+
 
 def test_answers_are_of_one_voice_and_use_no_sentence_twice(settings):
     source = CodesSource(settings.codes, "test")
