@@ -70,7 +70,7 @@ def train_voice(runs: Path, weights: Path) -> None:
     sentences, replies = runs / "codes", runs / "replies"
     made = ("talker.py", "codes", f"--codec={weights / 'codec'}")
     run(*made, f"--out={sentences}")
-    run(*made, f"--out={replies}", "--task=say_reply", "--count=16000")
+    run(*made, f"--out={replies}", "--task=say_reply")
     mixture = f"--config.stage.mixture=codes:{sentences}=0.8,codes:{replies}=0.2"
     talker = stage("talker.py", "configs/nano_talker.py", nano_talker.LAST, mixture)
     run("talker.py", "export", str(talker), str(weights / "talker"))

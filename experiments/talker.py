@@ -26,9 +26,13 @@ from omnijax.errors import UserError  # noqa: E402
 
 CODEC = flags.DEFINE_string("codec", "nano", "nano, an exported codec, or a training run.")
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, or a folder that `export` wrote.")
-OUT = flags.DEFINE_string("out", "runs/nano_codec/codes", "codes: the folder they go to.")
-TASK = flags.DEFINE_string("task", "say", "codes: say (sentences) or say_reply (answers).")
-COUNT = flags.DEFINE_integer("count", 60_000, "codes: utterances to train on.", lower_bound=20)
+# Of each task, where its codes go and how many utterances there are to train on.
+TASKS = {"say": ("runs/nano_codec/codes", 60_000), "say_reply": ("runs/nano_codec/replies", 16_000)}
+TASK = flags.DEFINE_enum("task", "say", [*TASKS], "codes: sentences, or answers.")
+OUT = flags.DEFINE_string("out", None, "codes: the folder they go to, by default the task's own.")
+COUNT = flags.DEFINE_integer(
+    "count", None, "codes: utterances to train on, by default as nano's recipe.", lower_bound=20
+)
 VOICE = flags.DEFINE_string("voice", None, "say: a stored voice.")
 LANGUAGE = flags.DEFINE_string("language", None, "say: the language's name, such as en.")
 SEED = flags.DEFINE_integer("seed", 0, "say: of the sampling.")
@@ -49,10 +53,11 @@ def codes() -> None:
 
     codec, params = load_codec(CODEC.value)
     mark = fingerprint(params["quantiser"]["codebooks"])
-    folder, shares = Path(OUT.value), {"train": 1, "validation": 20, "test": 20}
+    folder, count_of_all = TASKS[TASK.value]
+    folder, shares = Path(OUT.value or folder), {"train": 1, "validation": 20, "test": 20}
     for split, share in shares.items():
         source = live(split, tasks=[TASK.value])
-        count = min(COUNT.value // share, len(source))
+        count = min((COUNT.value or count_of_all) // share, len(source))
         if made_before(folder, split, count, mark):
             print(f"{folder / split}.npz: {count} utterances of this codec are there")
             continue

@@ -5,7 +5,7 @@ talker_speakers  on the voices that the demo speaks with, under the schedule tha
                  inference
 
 `python experiments/talker.py codes` makes the frames that both read, of sentences and, with
-`--task=say_reply --count=16000 --out=runs/nano_codec/replies`, of answers.
+`--task=say_reply`, of answers.
 """
 
 import ml_collections

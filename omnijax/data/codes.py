@@ -84,7 +84,9 @@ def codec_of(folder: str | os.PathLike, split: str = "train") -> str:
 def _opened(folder: str | os.PathLike, split: str) -> Iterator[Any]:
     path = Path(folder) / f"{split}.npz"
     if not path.is_file():
-        raise UserError(f"no codes at {path}: experiments/talker.py codes makes them")
+        raise UserError(
+            f"no codes at {path}: experiments/talker.py codes makes them, of --task, in --out"
+        )
     try:
         with np.load(path) as file:
             yield file
