@@ -118,6 +118,7 @@ def answer(session, wav=None) -> None:
         elif isinstance(event, TurnEnd):
             heard = f"first sound after {sound:.2f} s, " if sound is not None else ""
             cut = "; cut off at --max_tokens" if event.reason == "length" else ""
+            cut += "; the speech was cut off" if event.speech == "length" else ""
             print(
                 f"\n  ({event.tokens} tokens, first after {first:.2f} s, {heard}"
                 f"all after {event.seconds:.2f} s{cut})",

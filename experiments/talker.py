@@ -138,6 +138,8 @@ def say(text: str, target: str) -> None:
     speech = speaker.start(speaker.voice(VOICE.value), language=LANGUAGE.value, seed=SEED.value)
     speech.push(text, last=True)
     packets = list(speech.packets())
+    if not packets and speech.reason == "length":
+        raise UserError(f"the text is too long to be said at once: it has {len(text)} characters")
     if not packets:
         raise UserError(f"the Talker ended before it said anything of {text!r}: try another --seed")
     samples = np.concatenate(packets)

@@ -189,6 +189,7 @@ class Speech:
         self._decoder = init_decode_state(speaker.codec)
         self._held, self._tokens, self._begun = "", 0, False
         self._closed: str | None = None
+        self._cut = False  # the text went on beyond what fits
         self._pieces: list[tuple[int, str]] = []  # (text tokens up to here, the piece)
         self.codes: list[Int[np.ndarray, "_ Q"]] = []  # of every packet so far
         self.read: list[int] = []  # text tokens that had been read at each packet
@@ -212,10 +213,13 @@ class Speech:
             ids += own
             self._tokens += len(own)
             self._pieces.append((self._tokens, word))
-        if not (ids or last) or self.done:  # one that is over hears no more
+        if not (ids or last) or self.done or self._cut:  # one that is over hears no more
             return
-        if self._stream.fits(len(ids) + last):
+        if self._stream.fits(len(ids) + 1):  # there stays room for the end
             self._stream.push(ids, last=last)
+        elif self._stream.fits(1):
+            self._cut = True  # what was pushed before is still spoken
+            self._stream.push([], last=True)
         else:
             self._closed = "length"
 
@@ -239,7 +243,8 @@ class Speech:
     @property
     def reason(self) -> str | None:
         """Why it ended: "stop", "length", "nothing to say"; None: it goes on."""
-        return self._closed or self._stream.reasons[0]
+        reason = self._closed or self._stream.reasons[0]
+        return "length" if reason and self._cut else reason
 
     @property
     def said(self) -> str:

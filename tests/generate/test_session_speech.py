@@ -135,3 +135,13 @@ def test_speech_that_runs_away_or_does_not_fit_ends_and_the_text_goes_on(model, 
     talk.push(text="hi")
     *_, end = talk.respond(96)
     assert end.speech == "length" and talk.messages[-1]["content"] == ANSWER + " " + ANSWER
+
+
+def test_of_text_that_does_not_fit_what_came_before_is_spoken():
+    speech = tiny.speaker(max_len=64).start(tiny.speaker().voice())
+    speech.push("two bells ring ")
+    speech.push(" ".join([ANSWER] * 4))
+    assert not speech.done and len(tiny.drained(speech))
+    assert speech.reason == "length" and speech.done
+    speech.push("and more", last=True)  # changes nothing
+    assert speech.reason == "length"
