@@ -13,8 +13,9 @@ OBJECTIVES = ("lm", "aed", "codec", "talker")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW under a warm-up and a schedule; `steps` are optimizer steps."""
+    """AdamW or Muon under a warm-up and a schedule; `steps` are optimizer steps."""
 
+    name: str = "adamw"  # or muon: matrices by Muon, everything else by AdamW
     learning_rate: float = 1e-3  # the peak
     schedule: str = "cosine"  # or wsd, constant
     warmup_steps: int = 100
@@ -22,6 +23,7 @@ class OptimizerConfig:
     end_fraction: float = 0.05  # of the peak, at the end
     b1: float = 0.9
     b2: float = 0.95
+    muon_beta: float = 0.95  # momentum
     eps: float = 1e-8
     weight_decay: float = 0.1
     no_decay: tuple[str, ...] = (
@@ -37,6 +39,8 @@ class OptimizerConfig:
     ema: float = 0.0  # decay of an average of the parameters; 0 = none
 
     def __post_init__(self) -> None:
+        if self.name not in ("adamw", "muon"):
+            raise UserError(f"optimizer name must be adamw or muon, got {self.name!r}")
         if self.schedule not in ("cosine", "wsd", "constant"):
             raise UserError(f"schedule must be cosine, wsd or constant, got {self.schedule!r}")
         if self.learning_rate <= 0:

@@ -1,4 +1,4 @@
-"""The training state and the compiled step: gradients, clipping, AdamW, frozen parameters, EMA."""
+"""The training state and the compiled step: gradients, frozen parameters, EMA."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from omnijax.errors import UserError
 from omnijax.sharding import flatten, param_shardings, replicated, shard, unflatten
+from omnijax.train.optimizer import learning_rate, make_optimizer
 from omnijax.train.stages import OptimizerConfig
 from omnijax.typing import Array, Float, Int
 
@@ -31,7 +32,7 @@ class Objective(NamedTuple):
 
     `after` moves what gets no gradient once the parameters have stepped (a codec's codebooks):
     (parameters, `Losses.carry`, key) -> parameters. `optimizer` is for a stage that needs more
-    than AdamW over everything.
+    than one optimizer over everything.
     """
 
     init: Callable[[Array], Params]  # key -> parameters
@@ -70,59 +71,10 @@ def merge_params(*parts: Params) -> Params:
     return unflatten(merged)
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The rate at each optimizer step: linear warm-up, then cosine, WSD or constant."""
-    peak, end = config.learning_rate, config.learning_rate * config.end_fraction
-    warmup = min(config.warmup_steps, max(steps - 1, 0))
-    if config.schedule == "cosine":
-        decay = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), config.end_fraction)
-    elif config.schedule == "wsd":
-        length = max(int(steps * config.decay_fraction), 1)
-        stable = max(steps - warmup - length, 0)
-        decay = optax.join_schedules(
-            [optax.constant_schedule(peak), optax.linear_schedule(peak, end, length)], [stable]
-        )
-    else:
-        decay = optax.constant_schedule(peak)
-    # The first step already moves: (step + 1) / warmup.
-    ramp = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
-    return optax.join_schedules([ramp, decay], [warmup]) if warmup else decay
-
-
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW over the trained parameters, clipped by their global norm."""
-
-    def decays(params: Params) -> Params:
-        flat = flatten(params)
-        return unflatten(
-            {path: not any(re.search(p, path) for p in config.no_decay) for path in flat}
-        )
-
-    def scale_rates(updates: Params, _: Any = None) -> Params:
-        flat = flatten(updates)
-        for entry in config.rate_factors:
-            pattern, _, factor = entry.rpartition("=")
-            flat = {
-                path: leaf * float(factor) if re.search(pattern, path) else leaf
-                for path, leaf in flat.items()
-            }
-        return unflatten(flat)
-
-    parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    parts += [
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, decays),
-        optax.scale_by_learning_rate(learning_rate(config, steps)),
-    ]
-    if config.rate_factors:
-        parts.append(optax.stateless(scale_rates))
-    return optax.chain(*parts)
-
-
 def optimizer_of(
     objective: Objective, config: OptimizerConfig, steps: int
 ) -> optax.GradientTransformation:
-    """The objective's own optimizer, or AdamW."""
+    """The objective's own optimizer, or the one that the config names."""
     return (objective.optimizer or make_optimizer)(config, steps)
 
 

@@ -1,4 +1,4 @@
-"""The step: accumulation, clipping, schedules, decay masks, frozen parameters, averages."""
+"""The step: accumulation, clipping, decay masks, frozen parameters, averages."""
 
 import sys
 from pathlib import Path
@@ -10,14 +10,13 @@ import pytest
 
 from omnijax.errors import UserError
 from omnijax.sharding import flatten
+from omnijax.train.optimizer import make_optimizer
 from omnijax.train.stages import OptimizerConfig
 from omnijax.train.state import (
     Objective,
     init_params,
     init_state,
-    learning_rate,
     loss_and_gradients,
-    make_optimizer,
     make_train_step,
     merge_params,
     microbatches,
@@ -138,21 +137,3 @@ def test_the_gradient_norm_is_reported_before_clipping_and_clipped_after():
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in moments[: len(moments) // 2]))
     assert norm <= 0.11  # (1 - b1) * clip
-
-
-@pytest.mark.parametrize("name", ["cosine", "wsd", "constant"])
-def test_schedules_warm_up_from_the_first_step_and_end_where_told(name):
-    config = OptimizerConfig(
-        learning_rate=1.0, schedule=name, warmup_steps=10, end_fraction=0.1, decay_fraction=0.25
-    )
-    rate = learning_rate(config, 100)
-    assert float(rate(0)) == pytest.approx(0.1)
-    assert float(rate(9)) == pytest.approx(1.0)
-    assert float(rate(100)) == pytest.approx(1.0 if name == "constant" else 0.1, abs=1e-6)
-    if name == "wsd":
-        assert float(rate(74)) == pytest.approx(1.0) and float(rate(88)) < 0.6
-
-
-def test_a_stage_shorter_than_its_warm_up_still_trains():
-    rate = learning_rate(OptimizerConfig(learning_rate=1.0, warmup_steps=100), 4)
-    assert all(0 < float(rate(step)) <= 1 for step in range(4))
