@@ -9,6 +9,8 @@ PARITY := .venv-parity
 BIN    := $(VENV)/bin
 # With a GPU: make nano EXTRAS=test,notebooks,gpu
 EXTRAS ?= test,notebooks
+comma  := ,
+READY  := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 PIP    := -m pip install --disable-pip-version-check --constraint .ci/constraints.txt
 
 # Large CPU buffers page-fault at every call with glibc's defaults: keep them mapped.
@@ -17,7 +19,7 @@ export PYTHONUNBUFFERED := 1
 
 .PHONY: demo test test-slow lint parity nano bench clean
 
-$(VENV)/.ready: setup.cfg pyproject.toml .ci/constraints.txt
+$(READY): setup.cfg pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"omnijax needs Python 3.11 or newer, {sys.executable} is {v.major}.{v.minor}: run make PYTHON=/path/to/python3.11")'
 	@echo "Setting up $(VENV) (once, about 1 GB) ..."
 	$(PYTHON) -m venv $(VENV)
@@ -25,33 +27,33 @@ $(VENV)/.ready: setup.cfg pyproject.toml .ci/constraints.txt
 	$(BIN)/python $(PIP) --no-build-isolation -e ".[$(EXTRAS)]"
 	@touch $@
 
-$(PARITY)/.ready: $(VENV)/.ready
+$(PARITY)/.ready: $(READY)
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/python $(PIP) --upgrade "setuptools>=77" wheel
 	$(PARITY)/bin/python $(PIP) torch==2.13.0
 	$(PARITY)/bin/python $(PIP) --no-build-isolation -e ".[test,notebooks,parity]"
 	@touch $@
 
-demo: $(VENV)/.ready
+demo: $(READY)
 	$(BIN)/python experiments/demo.py
 
-test: $(VENV)/.ready
+test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not parity"
 
-test-slow: $(VENV)/.ready
+test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m "slow and not parity"
 
-lint: $(VENV)/.ready
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 parity: $(PARITY)/.ready
 	$(PARITY)/bin/python -m pytest -q -m parity
 
-nano: $(VENV)/.ready
+nano: $(READY)
 	$(BIN)/python experiments/nano.py
 
-bench: $(VENV)/.ready
+bench: $(READY)
 	$(BIN)/python experiments/bench.py
 
 clean:

@@ -5,11 +5,13 @@ not exist: one line on stderr, exit status 2. A run stopped by SIGTERM or Ctrl-C
 after its checkpoint, so that whoever started it knows that it is not done.
 """
 
+import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 
 from absl import app, flags, logging
 
@@ -28,13 +30,39 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
-def _check_config_file(argv: list[str]) -> None:
+def config_file(path: str) -> ModuleType:
+    """The module of a config file, which has `get_config`."""
+    spec = importlib.util.spec_from_file_location("omnijax_experiment_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _given_config(argv: list[str]) -> tuple[str, str]:
+    """(file, stage) of --config; empty where there is none."""
     for i, arg in enumerate(argv):
         if match := re.match(r"--?config(?:=(.*))?$", arg):
             value = match[1] if match[1] is not None else "".join(argv[i + 1 : i + 2])
-            path = value.split(":", 1)[0]
+            path, _, stage = value.partition(":")
             if not Path(path).is_file():
                 raise UserError(f"config file {path!r} does not exist")
+            return path, stage
+    return "", ""
+
+
+def _check_fields(argv: list[str], path: str, stage: str) -> None:
+    """Raises for a --config.FIELD that the config lacks, with those that it has."""
+    named = [match[1] for arg in argv if (match := re.match(r"--?config\.([\w.]+)(=|$)", arg))]
+    if not (path and named):
+        return
+    config = config_file(path).get_config(*([stage] if stage else [])).to_dict()
+    for field in named:
+        section, where = config, "config"
+        for name in field.split("."):
+            if name not in (section if isinstance(section, Mapping) else {}):
+                has = ", ".join(section) if isinstance(section, Mapping) else "no fields"
+                raise UserError(f"--config.{field}: {where} has no {name!r}; it has {has}")
+            section, where = section[name], f"{where}.{name}"
 
 
 def launch(
@@ -46,7 +74,7 @@ def launch(
     if {"--help", "-h", "--helpfull"} & {*argv[1:]}:
         app.usage(shorthelp="--helpfull" not in argv, writeto_stdout=True, exitcode=0)
     try:
-        _check_config_file(argv)
+        _check_fields(argv, *_given_config(argv))
         rest = flags.FLAGS(argv)
         if len(rest) > 1 and not commands:
             raise UserError(f"cannot read the argument {rest[1]!r}: flags are --name=value")
@@ -60,9 +88,14 @@ def launch(
         sys.exit(130)
 
 
-def check_output(path: str, suffix: str | None = None) -> None:
+def check_output(path: str, suffix: str | None = None, *, make_folder: bool = False) -> None:
     """Raises before any work is done if the file could not be written at its end."""
     target = Path(path).absolute()
+    if make_folder:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
     if suffix and target.suffix != suffix:
         raise UserError(f"cannot write {path}: give the name of a {suffix} file")
     if not target.parent.is_dir():

@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 
 from omnijax.errors import UserError
+from omnijax.files import whole
 
 # Of every such experiment, which has its own defaults.
 SEEDS = flags.DEFINE_integer("seeds", None, "Models of each kind.", lower_bound=1)
@@ -58,9 +59,8 @@ class Results:
             self.data[name] = {**self.data.get(name, {}), **value} if name == "tasks" else value
 
     def save(self) -> None:
-        partial = self.path.with_suffix(".part")
-        partial.write_text(json.dumps(self.data, indent=1) + "\n")
-        partial.replace(self.path)
+        with whole(self.path) as partial:
+            partial.write_text(json.dumps(self.data, indent=1) + "\n")
 
 
 def spread(values: Sequence[float]) -> str:

@@ -1,6 +1,5 @@
 """Runs one stage of a config, and before it the stages it starts from where they are missing."""
 
-import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from experiments._main import config_file
 from omnijax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -39,10 +39,7 @@ class Recipe:
     def __init__(
         self, path: str, stage: str, config: ml_collections.ConfigDict, workdir: str | None
     ):
-        spec = importlib.util.spec_from_file_location("omnijax_experiment_config", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        self._get_config = module.get_config
+        self._get_config = config_file(path).get_config
         self.stage, self.config = stage, config
         self._root = Path(workdir).absolute().parent if workdir else None
         self._workdirs = {stage: Path(workdir)} if workdir else {}

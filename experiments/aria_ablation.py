@@ -65,6 +65,8 @@ class Settings:
     answers: int = 6  # of each language and length
     codes: str = "runs/nano_codec/codes"
     codec: str = "nano"
+    recogniser: str = "nano"
+    marks: tuple[str, ...] = ()  # of the weights of both: `run` finds them
 
 
 MAY_GROW = ("variants", "seeds")
@@ -75,7 +77,9 @@ ANSWERS = flags.DEFINE_integer(
 )
 CODES = flags.DEFINE_string("codes", _DEFAULT.codes, "Speech as frames: talker.py codes.")
 CODEC = flags.DEFINE_string("codec", _DEFAULT.codec, "The codec that made them.")
-RECOGNISER = flags.DEFINE_string("recogniser", "nano", "Whose transcripts give the WER.")
+RECOGNISER = flags.DEFINE_string(
+    "recogniser", _DEFAULT.recogniser, "Whose transcripts give the WER."
+)
 
 
 def config_of(variant: Variant, settings: Settings, seed: int) -> dict[str, Any]:
@@ -165,7 +169,7 @@ def cell(speaker, recogniser, language: str, answers, seed: int) -> dict[str, fl
 
 
 def first_sound(speaker, language: str, answer, seed: int) -> dict[str, float]:
-    """One answer by itself: text tokens and seconds before its first frames."""
+    """One answer by itself: text tokens and seconds before its first frame."""
     import time
 
     from omnijax.models.talker.prompt import prompt_row
@@ -182,7 +186,7 @@ def first_sound(speaker, language: str, answer, seed: int) -> dict[str, float]:
         began = time.perf_counter()
         stream = speaker.generator.start([prompt], seed=seed)
         stream.push(ids, last=True)
-        stream.step()
+        stream.step(1)
         seconds.append(time.perf_counter() - began)
     return {"tokens": stream.read[0], "seconds": sorted(seconds[1:])[1]}
 
@@ -196,22 +200,23 @@ def losses_of(run: Path) -> dict[str, float]:
     return {kind: last[f"eval_{kind}"] for kind in kinds if f"eval_{kind}" in last}
 
 
-def run(settings: Settings, folder: Path, recogniser: str) -> Path:
+def run(settings: Settings, folder: Path) -> Path:
     """Trains and scores what results.json lacks; returns the page."""
     from omnijax.data.codes import CodesSource, codec_of, fingerprint
     from omnijax.pretrained import load
     from omnijax.train.codec import load_codec
     from omnijax.train.recipe import run_stage
 
-    results = Results(folder, settings, may_grow=MAY_GROW, parts=("runs",))
-    codec = load_codec(settings.codec)
+    codec, thinker = load_codec(settings.codec), load(settings.recogniser)
     mark = fingerprint(codec[1]["quantiser"]["codebooks"])
     if codec_of(settings.codes) != mark:
         raise UserError(f"the codes in {settings.codes} are of another codec than {settings.codec}")
+    marks = (mark, fingerprint(thinker.params["embed"]["table"]))
+    settings = dataclasses.replace(settings, marks=marks)
+    results = Results(folder, settings, may_grow=MAY_GROW, parts=("runs",))
     source, shown = (CodesSource(settings.codes, split) for split in ("test", "validation"))
     for language, count in itertools.product(settings.languages, settings.sentences):
         answers_of(source, language, count, settings.answers)  # too few: said before any training
-    thinker = load(recogniser)
     # Seeds outermost: stopped early, every variant has been trained as often as the others.
     for seed, name in itertools.product(range(settings.seeds), settings.variants):
         key, variant = f"{name}/{seed}", VARIANTS[name]
@@ -252,10 +257,11 @@ def main() -> int:
         answers=ANSWERS.value,
         codes=CODES.value,
         codec=CODEC.value,
+        recogniser=RECOGNISER.value,
     )
     folder = Path(INTO.value or "runs/aria_ablation")
     compilation_cache()
-    print(f"The page is {run(settings, folder, RECOGNISER.value)}.")
+    print(f"The page is {run(settings, folder)}.")
     return 0
 
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 
-from experiments._main import compilation_cache, launch  # noqa: E402
+from experiments._main import check_output, compilation_cache, launch  # noqa: E402
 
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, a folder of weights, or a training run.")
 OUT = flags.DEFINE_string("out", "demo/index.html", "The page to write.")
@@ -167,6 +167,7 @@ def scores(loaded) -> str:
 
 def main() -> int:
     began = time.monotonic()
+    check_output(OUT.value, ".html", make_folder=True)
     compilation_cache()
     from omnijax.eval import page
     from omnijax.pretrained import load

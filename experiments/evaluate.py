@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from absl import flags  # noqa: E402
 
-from experiments._main import compilation_cache, launch  # noqa: E402
-from omnijax.errors import UserError  # noqa: E402
+from experiments._main import check_output, compilation_cache, launch  # noqa: E402
 
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, a folder of weights, or a training run.")
 SPLIT = flags.DEFINE_enum(
@@ -30,11 +29,7 @@ OUT = flags.DEFINE_string("out", None, "Write the table here too, as JSON.")
 
 def main() -> int:
     if OUT.value:  # Not found out after an hour.
-        try:
-            Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
-            Path(OUT.value).open("a").close()
-        except OSError as error:
-            raise UserError(f"cannot write {OUT.value}: {error.strerror}") from None
+        check_output(OUT.value, make_folder=True)
     compilation_cache()
     from rich.console import Console
     from rich.table import Table

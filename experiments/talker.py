@@ -2,7 +2,8 @@
 
     python experiments/talker.py codes                        speech of OmniWorld as codec frames
     python experiments/talker.py train --config=experiments/configs/nano_talker.py:talker_speakers
-    python experiments/talker.py export RUN FOLDER            the Talker and its stored voices
+    python experiments/talker.py export RUN FOLDER            the Talker and its stored voices; with
+        --config=..., speaking as that config's `speech` says and not as the run's
     python experiments/talker.py say "the red circle" out.wav --voice=anna --language=en
     python experiments/talker.py score                        held-out sentences: WER and more
 
@@ -212,9 +213,17 @@ def main(arguments: list[str]) -> int:
     if command in ("codes", "score") and not rest:
         {"codes": codes, "score": score}[command]()
     elif command == "export" and len(rest) == 2:
+        from omnijax.generate.speech import SpeechConfig
         from omnijax.pretrained import export_talker
+        from omnijax.train.stages import from_dict
 
-        file = export_talker(Path(rest[0]), Path(rest[1]))
+        speech = None
+        if _stage.CONFIG.value:  # as its recipe says now, not when the run was begun
+            given = _stage.CONFIG.value.to_dict()
+            if "speech" not in given:
+                raise UserError("--config has no section speech: give a Talker's, or none")
+            speech = from_dict(SpeechConfig, given["speech"], "config.speech.")
+        file = export_talker(Path(rest[0]), Path(rest[1]), speech)
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     elif command == "say" and len(rest) == 2:
         say(*rest)

@@ -2,8 +2,9 @@
 
     python experiments/thinker.py --config=experiments/configs/nano.py:s2 --workdir=runs/nano/s2
 
-    aut ── audio ──┐
-    lm ─ decoder ──┴─> s1_adapters ──> s1 ──> s2        (nano)
+                aut ─ audio ──┐
+    pictures ─> clips ─ vision ┤
+                 lm ─ decoder ─┴─> s1_adapters ─> s1 ─> s2_decoder ─> s2        (nano)
 
 A stage that another starts from and that has not run is trained first. The same command resumes a
 run that was stopped. Any field is a flag; attention in place of Gated DeltaNet is

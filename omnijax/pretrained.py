@@ -6,6 +6,8 @@ session = Session(nano.generator(), nano.tokenizer, nano.processor)
 
 import dataclasses
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omnijax.data.codes import UNREADABLE, CodesSource, fingerprint
+from omnijax.data.codes import UNREADABLE, CodesSource, Utterance, fingerprint
 from omnijax.errors import UserError
+from omnijax.files import whole
 from omnijax.generate.sampling import SamplingConfig
 from omnijax.generate.speaker import Speaker, StoredVoice
 from omnijax.generate.speech import SpeechConfig
@@ -27,10 +30,10 @@ from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
 from omnijax.train.codec import load_codec
 from omnijax.train.kinds import open_tokenizer, weights_folder
-from omnijax.train.stages import Stage, from_dict
+from omnijax.train.stages import Stage, from_dict, to_dict
 from omnijax.train.talker import code_folders
 
-EXPORTED = ("name", "talker", "training", "stage", "codec", "speech")  # of a Talker's config
+EXPORTED = ("name", "talker", "training", "stage", "codec")  # of a Talker's config
 TOKENIZER, VOICES = "tokenizer.json", "voices.npz"
 
 
@@ -123,6 +126,11 @@ def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> S
     for name in ("talker", "codec", "pace"):
         if name not in config:
             raise UserError(f"the config in {directory / 'talker'} has no {name}")
+    if not isinstance(config["pace"], dict):
+        raise UserError(
+            f"the config in {directory / 'talker'} has pace {config['pace']}, it must be of each "
+            "language: export the Talker's run again"
+        )
     codec, codec_params = load_codec(directory / "codec")
     mark = fingerprint(codec_params["quantiser"]["codebooks"])
     if config["codec"] != mark:
@@ -145,14 +153,16 @@ def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> S
     )
 
 
-def export_talker(run: Path, directory: Path) -> Path:
+def export_talker(run: Path, directory: Path, speech: SpeechConfig | None = None) -> Path:
     """A run's last checkpoint and a stored utterance of each voice, as a small folder.
 
     The voices are those of the codes that the run was trained on, from their validation split.
+    speech: how they are to speak; None: as the run's config says.
     """
     params, config = read_params(run / "checkpoints")
-    if "talker" not in config:
-        raise UserError(f"the run {run} is no Talker's")
+    for name in EXPORTED:
+        if name not in config:
+            raise UserError(f"the run {run} is no Talker's, or of an older version: no {name}")
     stage = from_dict(Stage, config["stage"], "config.stage.")
     source = CodesSource(next(iter(code_folders(stage).values())), "validation")
     if source.codec != config["codec"]:
@@ -161,9 +171,8 @@ def export_talker(run: Path, directory: Path) -> Path:
         )
     kept = {name: config[name] for name in EXPORTED}
     tokenizer = open_tokenizer(config["tokenizer"])
-    said = [source[place] for place in range(len(source))]
-    tokens = sum(len(tokenizer.encode(one.text, literal=True)) for one in said)
-    kept |= {"tokenizer": TOKENIZER, "pace": sum(len(one.codes) for one in said) / tokens}
+    kept["speech"] = to_dict(speech) if speech else config.get("speech", {})
+    kept |= {"tokenizer": TOKENIZER, "pace": paces(source, tokenizer)}
     file = save_weights(directory, params, json.loads(json.dumps(kept)))
     tokenizer.save(directory / TOKENIZER)
     beside = directory.parent / TOKENIZER
@@ -173,8 +182,20 @@ def export_talker(run: Path, directory: Path) -> Path:
     rows = [(voice.name, voice.description) for voice in voices]
     frames = {voice.name: voice.codes.astype(np.int16) for voice in voices}
     meta = np.frombuffer(json.dumps(rows).encode(), np.uint8)
-    np.savez_compressed(directory / VOICES, meta=meta, **frames)
+    with whole(directory / VOICES) as partial:
+        np.savez_compressed(partial, meta=meta, **frames)
     return file
+
+
+def paces(source: Iterable[Utterance], tokenizer: Tokenizer) -> dict[str, float]:
+    """Frames a text token of each language, and of all ("")."""
+    frames: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    for one in source:
+        for language in (one.language, ""):
+            frames[language] += len(one.codes)
+            tokens[language] += len(tokenizer.encode(one.text, literal=True))
+    return {language: frames[language] / tokens[language] for language in sorted(frames)}
 
 
 def stored_voices(source: CodesSource, longest: int) -> list[StoredVoice]:

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 # Low to high; names in one row stand side by side and may use each other only as ALSO says.
 FLOORS = (
     ("typing", "errors"),
+    ("files",),
     ("sharding",),
     ("media",),
     ("text",),

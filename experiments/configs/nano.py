@@ -7,10 +7,9 @@ lm           the decoder alone learns the world's language, from text
 s1_adapters  what joins the encoders to the frozen decoder
 s1           the encoders too, the decoder still frozen
 s2_decoder   the decoder learns to read the encoders, which stand still: a step costs less
-s2           everything
-s2_turns     everything, in conversations of more turns, under doubt
+s2           everything, under doubt
 
-Every example is new: it is made as it is read.
+Every example is new: it is made as it is read. Every stage's matrices are trained by Muon.
 """
 
 import dataclasses
@@ -36,19 +35,25 @@ def live(**weights: float) -> tuple[str, ...]:
     return tuple(f"omniworld_live/{task}={weight}" for task, weight in weights.items())
 
 
+def muon(learning_rate: float, warmup_steps: int, **schedule) -> OptimizerConfig:
+    return OptimizerConfig(
+        name="muon", learning_rate=learning_rate, warmup_steps=warmup_steps, **schedule
+    )
+
+
 # All tasks, packed: about 50 answers a step. Long captions do not drown short answers.
 JOINT = {
     "mixture": live(
-        transcribe=2.5,
+        transcribe=2.3,
         words=1,
-        picture_question_written=2,
-        picture_question_spoken=2.5,
-        describe=1.5,
-        sound_time=1.5,
-        caption=2,
-        tool_call=1,
-        tool_call_written=0.3,
-        text_question=0.5,
+        picture_question_written=1.4,
+        picture_question_spoken=2,
+        describe=1.6,
+        sound_time=2,
+        caption=2.6,
+        tool_call=1.1,
+        tool_call_written=0.1,
+        text_question=1.5,
     ),
     "batch": 2,
     "tokens": 1024,
@@ -57,7 +62,7 @@ JOINT = {
     "loss_weighting": "sqrt",
 }
 
-LAST = "s2_turns"
+LAST = "s2"
 STAGES = {
     stage.name: stage
     for stage in (
@@ -65,48 +70,49 @@ STAGES = {
             name="aut",
             objective="aed",
             mixture=live(transcribe=3, picture_question_spoken=0.7, tool_call=0.6, sound_time=1.4),
-            steps=2000,
+            steps=1100,
             batch=32,
             tokens=40,
             audio_chunks=4,
             patches=0,
             on_too_long="drop",  # sounds of more than 3.2 s, and one utterance in a hundred
             window_chunks=(3, 10),
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=150),
+            optimizer=muon(2e-3, 100),
             augment=VOICES,
         ),
         Stage(
             name="pictures",
             objective="aed",
             mixture=live(describe=1),
-            steps=700,
+            steps=400,
             batch=32,
             tokens=32,
             audio_chunks=0,
             patches=36,
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100),
+            optimizer=muon(2e-3, 60),
         ),
         Stage(
             name="clips",
             objective="aed",
             starts_from=("pictures",),
-            mixture=live(caption=1),
-            steps=2400,
+            mixture=live(caption=3, describe=1),
+            steps=1000,
             batch=32,
             tokens=32,
             audio_chunks=0,
             patches=128,
-            optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=50),
+            optimizer=muon(1.5e-3, 50),
         ),
         Stage(
             name="lm",
             mixture=live(text_question=4, tool_call_written=1),
             trains=(DECODER,),
-            steps=400,
-            batch=4,
+            steps=250,
+            batch=2,
+            tokens=1024,
             audio_chunks=0,
             patches=0,
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),
+            optimizer=muon(2e-3, 50),
         ),
         Stage(
             name="s1_adapters",
@@ -114,7 +120,7 @@ STAGES = {
             trains=ADAPTERS,
             **JOINT,
             steps=60,
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
+            optimizer=muon(2e-3, 20),
         ),
         Stage(
             name="s1",
@@ -122,7 +128,7 @@ STAGES = {
             trains=(r"^(audio|vision)/",),
             **JOINT,
             steps=40,
-            optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=10),
+            optimizer=muon(5e-4, 10),
             augment=VOICES,
         ),
         Stage(
@@ -130,40 +136,17 @@ STAGES = {
             starts_from=("s1",),
             trains=(DECODER, *ADAPTERS),
             **JOINT,
-            steps=2700,
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, end_fraction=0.4),
+            steps=1200,
+            optimizer=muon(2e-3, 100, end_fraction=0.4),
             augment=VOICES,
         ),
         Stage(
             name="s2",
             starts_from=("s2_decoder",),
             **JOINT,
-            steps=1400,
+            steps=2400,
             seed=1,  # goes on with other examples
-            optimizer=OptimizerConfig(learning_rate=1.2e-3, warmup_steps=50),
-            augment=VOICES,
-        ),
-        Stage(
-            name="s2_turns",
-            starts_from=("s2",),
-            **JOINT
-            | {
-                "mixture": live(
-                    transcribe=2.2,
-                    words=1,
-                    picture_question_written=1.5,
-                    picture_question_spoken=2.2,
-                    describe=1.8,
-                    sound_time=1.8,
-                    caption=2.4,
-                    tool_call=0.8,
-                    tool_call_written=0.1,
-                    text_question=1.8,
-                )
-            },
-            steps=2000,
-            seed=2,
-            optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=100),
+            optimizer=muon(1.5e-3, 50),
             # A word of the answer so far may be wrong, so the next one must be heard or seen:
             # which words go together is a bad guess where a combination was never met.
             augment=dataclasses.replace(VOICES, answer_noise=0.1),

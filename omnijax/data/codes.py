@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from omnijax.errors import UserError
+from omnijax.files import whole
 from omnijax.typing import Int
 
 # What numpy raises for a file that is no npz, is cut off, empty, or lacks a part.
@@ -34,11 +35,14 @@ class Utterance(NamedTuple):
     codes: Int[np.ndarray, "R Q"]
 
 
-def fingerprint(codebooks: Any) -> str:
-    """Of a codec, by its codebooks [Q, V, W] to the precision in which weights are kept."""
+def fingerprint(table: Any) -> str:
+    """Of a codec by its codebooks [Q, V, W], to the precision in which weights are kept.
+
+    Of any other weights by one of their arrays.
+    """
     import ml_dtypes
 
-    kept = np.asarray(codebooks, np.float32).astype(ml_dtypes.bfloat16)
+    kept = np.asarray(table, np.float32).astype(ml_dtypes.bfloat16)
     return hashlib.sha256(kept.tobytes()).hexdigest()[:16]
 
 
@@ -59,18 +63,13 @@ def write_codes(
     if not rows:
         raise UserError(f"there are no utterances to write to {folder}")
     path = Path(folder) / f"{split}.npz"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
+    with whole(path) as partial:
         np.savez_compressed(
             partial,
             codes=np.concatenate(codes),
             lengths=np.array(lengths, np.int32),
             meta=np.frombuffer(json.dumps({"codec": codec, "rows": rows}).encode(), np.uint8),
         )
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write codes to {path}: {error.strerror}") from None
     return len(rows)
 
 

@@ -187,6 +187,11 @@ class Pipeline(Iterator):
         self._waited, self._batches = 0.0, 0
         self._filled = np.zeros(len(Fill._fields), np.int64)
 
+    @property
+    def dropped(self) -> int:
+        """Examples that fitted into no row, since the process began."""
+        return self._finish.dropped
+
     def stats(self) -> dict[str, float]:
         """Since the last reset: waiting as a share of time, examples/s, used share of the rows."""
         elapsed = time.perf_counter() - self._started if self._started is not None else 0.0
@@ -201,7 +206,7 @@ class Pipeline(Iterator):
             "fill_targets": fill.targets / (rows * budget.max_tokens),
             "fill_audio_chunks": fill.audio_chunks / (rows * max(budget.max_audio_chunks, 1)),
             "fill_patches": fill.patches / (rows * max(budget.max_patches, 1)),
-            "dropped": self._finish.dropped,
+            "dropped": self.dropped,
         }
 
 

@@ -226,15 +226,18 @@ class TfdsSource:
             builder.download_and_prepare()
         if not builder.info.splits:
             raise UserError(
-                f"{name} is not prepared under {builder.data_path}: prepare it with download=True "
-                'or `tfds build --file_format=array_record` (pip install "tensorflow-cpu")'
+                f"{name} is not prepared under {builder.data_path}: prepare it with "
+                '`tfds build --file_format=array_record` (pip install "tensorflow-cpu")'
             )
         self._records = builder.as_data_source(split=split)
         features = builder.info.features
         audio = next((features[f] for f in AUDIO_FIELDS if f in features), None)
         rate = getattr(audio, "sample_rate", None)
         if to_chat is None and rate is None:
-            raise UserError(f"{name} has no audio feature with a sample rate: give to_chat=")
+            raise UserError(
+                f"{name} has no audio feature with a sample rate, so no speech to write down: give "
+                "TfdsSource a to_chat that makes chats of its records"
+            )
         self._to_chat = to_chat or (lambda record: speech_to_chat(record, rate, prompt))
 
     def __len__(self) -> int:

@@ -13,6 +13,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from omnijax.files import whole
+
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #1a7f37; --bad: #b42318; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -117,15 +119,12 @@ def note(text: str) -> str:
 
 def write(path: str | Path, title: str, *parts: str) -> Path:
     """Write the page, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
         f"<body><h1>{html.escape(title)}</h1>{''.join(parts)}</body></html>"
     )
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-    return path
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return Path(path)

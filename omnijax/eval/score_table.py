@@ -95,7 +95,7 @@ def evaluate(
             without = modality if len(line.needs) > 1 else None
             noisy[modality] = (
                 scored(part, chats).value,
-                omniworld.chance(line.task, examples, without),
+                omniworld.chance(line.task, part, without),
             )
         met = None
         if line.aim is not None:

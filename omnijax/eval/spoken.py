@@ -16,6 +16,8 @@ from omnijax.typing import Float
 
 TRANSCRIBE = "write down what is said."
 BATCH = 8
+# Of a recogniser's row: the question and what is written down, and what a second of sound takes.
+POSITIONS, POSITIONS_A_SECOND = 256, 32
 
 
 def transcripts(recogniser: Any, clips: Sequence[Audio]) -> list[str]:
@@ -35,7 +37,9 @@ def transcripts(recogniser: Any, clips: Sequence[Audio]) -> list[str]:
         }
         for clip in sounding
     ]
-    generator = recogniser.generator(max_len=768)
+    seconds = max((clip.seconds for clip in sounding), default=0.0)
+    room = -(-int(POSITIONS + POSITIONS_A_SECOND * seconds) // 256) * 256
+    generator = recogniser.generator(max_len=room)
     written = iter(
         answer(generator, recogniser.tokenizer, recogniser.processor, chats, batch_size=BATCH)
         if chats
@@ -120,7 +124,7 @@ def score_speech(
     length = sum(clip.seconds for clip in clips)
     figures["seconds spoken"] = length
     figures["seconds of source"] = sum(clip.seconds for clip in sources)
-    figures["RTF, batches of 8"] = seconds / length
+    figures["RTF, batches of 8, compiling"] = seconds / length
     return figures
 
 
@@ -134,7 +138,7 @@ def score_latency(
       computing, from the first sound to the last, for a second of sound after the first packet.
     """
     firsts, sounds, factors = [], [], []
-    for n, example in enumerate([examples[0], *examples]):
+    for n, example in enumerate([*examples, *examples]):
         session = Session(
             thinker.generator(), thinker.tokenizer, thinker.processor, speaker=speaker,
             language=language,
@@ -144,7 +148,8 @@ def score_latency(
         events = list(session.respond())
         chunks = [event for event in events if isinstance(event, AudioChunk)]
         words = [event.seconds for event in events if isinstance(event, TextDelta)]
-        if not n or not chunks or not words:  # the first one compiles; a call is not spoken
+        # The first round compiles; a call is not spoken.
+        if n < len(examples) or not chunks or not words:
             continue
         firsts.append(words[0])
         sounds.append(chunks[0].seconds)

@@ -64,16 +64,17 @@ class Speaker:
         config: SpeechConfig | None = None,
         *,
         max_len: int = 1024,
-        pace: float = PACE,
+        pace: Mapping[str, float] | None = None,
     ):
-        """`pace`: frames that a text token takes on average, by which `Speech.said` is told."""
+        """`pace`: frames that a text token takes on average in each language, by which
+        `Speech.said` is told; "" where no language is named."""
         ours = (talker.config.codebooks, talker.config.codebook_size)
         theirs = (codec.config.codebooks, codec.config.codes)
         if ours != theirs:
             raise UserError(f"(codebooks, codes): the Talker has {ours}, the codec {theirs}")
         self.generator = SpeechGenerator(talker, talker_params, config, max_len=max_len)
         self.talker, self.codec, self._codec_params = talker, codec, {"params": codec_params}
-        self.tokenizer, self.pace = tokenizer, pace
+        self.tokenizer, self.pace = tokenizer, {"": PACE} | dict(pace or {})
         self.voices: Mapping[str, StoredVoice] = {voice.name: voice for voice in voices}
         self._marks = chat_marks(tokenizer)
 
@@ -136,7 +137,8 @@ class Speaker:
         if self.talker.config.form != "aria":
             raise UserError("a Talker of two tracks speaks whole texts: use say")
         prompt = prompt_row(self.talker.config, self._marks, voice=voice, language=language)
-        return Speech(self, self.generator.start([prompt], seed=seed, max_frames=max_frames))
+        stream = self.generator.start([prompt], seed=seed, max_frames=max_frames)
+        return Speech(self, stream, pace=self.pace.get(language or "", self.pace[""]))
 
     def say(
         self,
@@ -184,8 +186,8 @@ def speakable(text: str) -> str:
 class Speech:
     """One answer: text in as it grows, samples out as they are made."""
 
-    def __init__(self, speaker: Speaker, stream: SpeechStream):
-        self._speaker, self._stream = speaker, stream
+    def __init__(self, speaker: Speaker, stream: SpeechStream, *, pace: float = PACE):
+        self._speaker, self._stream, self._pace = speaker, stream, pace
         self._decoder = init_decode_state(speaker.codec)
         self._held, self._tokens, self._begun = "", 0, False
         self._closed: str | None = None
@@ -253,7 +255,7 @@ class Speech:
         Where a word ends in the sound is known to nobody: the Talker has no alignment.
         """
         frames = sum(map(len, self.codes))
-        tokens = frames / self._speaker.pace
+        tokens = frames / self._pace
         if self.reason == "stop":
             tokens = self._tokens
         read = min(tokens, self._stream.read[0])

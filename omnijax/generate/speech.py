@@ -40,7 +40,8 @@ class SpeechConfig:
     text_prefix: text tokens that are read before the first frame, where the text has so many; by
     default a ``text_chunk``, or what the Talker asks for.
     longest_token: frames a text token; a row that speaks more once its text is over has run away,
-    and ends with the reason "length". The slowest utterance of OmniWorld has 7.
+    and ends with the reason "length"; one that asks for no more text before reads on unasked. The
+    slowest utterance of OmniWorld has 7.
     """
 
     policy: str = "chunked"
@@ -288,8 +289,9 @@ class SpeechStream:
                 own[:count] = [row.text.popleft() for _ in range(count)]
                 row.length, row.read = row.length + count, row.read + count
                 row.before_end = row.frames
-                free = row.text_over or config.policy == "learned"
-                row.owed = ENDLESS if free else config.frame_chunk
+                learned = config.policy == "learned"
+                most = config.longest_token * count if learned else config.frame_chunk
+                row.owed = ENDLESS if row.text_over else most
                 if row.read < config.text_prefix and not row.text_over:
                     row.owed = 0
         valid = jnp.asarray(np.arange(size) < np.array(due)[:, None])

@@ -56,7 +56,8 @@ def load_audio(path: str | Path, max_seconds: float | int | None = None) -> Audi
         with soundfile.SoundFile(path) as file:
             rate = file.samplerate
             samples = file.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, MemoryError, ValueError) as error:
+        # Of a damaged header the length may be anything, more than there is memory too.
         audio = _read_with_av(path, str(error).rstrip("."))
     else:
         mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
@@ -156,7 +157,7 @@ def _read_with_av(path: Path, why: str) -> Audio:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise UserError(f"{path}: has no sound track")
             samples, rate, _ = decode_track(container, container.streams.audio[0])

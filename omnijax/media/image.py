@@ -13,6 +13,10 @@ from omnijax.typing import Shaped
 MAX_ASPECT_RATIO = 200
 
 
+# What Pillow raises of damaged files, by format.
+_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, LookupError)
+
+
 def load_image(path: str | Path, background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
     """Reads a picture, upright (EXIF orientation applied), as RGB uint8 [H, W, 3].
 
@@ -29,7 +33,7 @@ def load_image(path: str | Path, background: tuple[int, int, int] = (255, 255, 2
             return _to_rgb(ImageOps.exif_transpose(image), background, str(path))
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: {error}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: cannot be read as a picture: {error}") from error

@@ -190,7 +190,7 @@ def load_video(
 
 def _read_frames(av, path, fps, max_frames, min_frames, max_seconds):
     """(frames, times, quarter turns, time of the end); decodes once, keeps what is wanted."""
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         if not container.streams.video:
             raise UserError(f"{path}: has no frames (no picture track)")
         stream = container.streams.video[0]
@@ -232,7 +232,7 @@ def _decode(av, path, stamps, wanted: set, by_order: bool):
     """
     place_of = {int(stamp): place for place, stamp in enumerate(stamps)}
     frames, places, rotation, previous, place = [], [], 0, -1, -1
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         for count, frame in enumerate(container.decode(stream)):
@@ -259,7 +259,7 @@ def _decode(av, path, stamps, wanted: set, by_order: bool):
 
 
 def _read_sound(av, path) -> tuple[Audio | None, float]:
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         if not container.streams.audio:
             return None, 0.0
         samples, rate, start = decode_track(container, container.streams.audio[0])

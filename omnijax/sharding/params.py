@@ -105,5 +105,5 @@ def param_shardings(
     return unflatten({path: sharding(path, leaf) for path, leaf in flatten(shapes).items()})
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())

@@ -180,8 +180,8 @@ def _items(content: Any) -> list[Any]:
 
 def _kind(item: Any) -> str:
     kind = item.get("type") if isinstance(item, Mapping) else None
-    kind = ALIASES.get(kind, kind)
-    if kind not in TYPES:
+    kind = ALIASES.get(kind, kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, str) or kind not in TYPES:
         raise UserError(f"a content item has type {kind!r}, not one of {', '.join(TYPES)}")
     return kind
 

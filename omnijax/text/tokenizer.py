@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from omnijax.errors import UserError
+from omnijax.files import whole
 
 # Qwen3.5's pre-tokeniser [transformers `tokenization_qwen3_5.py`]: each digit stands alone.
 PATTERN = (
@@ -76,7 +77,8 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         data = json.loads(self._backend.to_str())
-        Path(path).write_text(json.dumps(data, ensure_ascii=False, indent=0) + "\n", "utf-8")
+        with whole(path) as partial:
+            partial.write_text(json.dumps(data, ensure_ascii=False, indent=0) + "\n", "utf-8")
 
     def encode(self, text: str, *, literal: bool = False) -> list[int]:
         """Ids of a text; with `literal`, strings of control tokens in it stay ordinary text."""
@@ -105,9 +107,6 @@ class Tokenizer:
         if found is None:
             raise UserError(f"{self._source} has no {SPECIAL[name]} token, which {name} needs")
         return found
-
-    def has_special(self, name: str) -> bool:
-        return self._backend.token_to_id(SPECIAL[name]) is not None
 
     @property
     def vocab_size(self) -> int:

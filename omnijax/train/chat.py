@@ -78,7 +78,7 @@ def pipeline_config(stage: Stage, run: RunConfig, split: str) -> PipelineConfig:
         loss_weighting=stage.loss_weighting,
         window_chunks=stage.window_chunks if split == "train" else (),
         cache_gb=min(run.cache_gb, 0.3 * memory_gb()),
-        threads=run.threads,
+        threads=run.reading_threads,
         shuffle=split == "train",
     )
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.flax import load_file, save_file
 
 from omnijax.errors import UserError
+from omnijax.files import whole
 from omnijax.sharding import flatten, unflatten
 from omnijax.train.state import Params, TrainState
 
@@ -170,20 +171,17 @@ def _read_arrays(directory: Path) -> dict[str, Any]:
 
 def save_weights(directory: str | Path, params: Params, config: Mapping[str, Any]) -> Path:
     """Writes model.safetensors (bfloat16, `A_log` and `dt_bias` float32) and config.json."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    file, beside = Path(directory) / "model.safetensors", Path(directory) / "config.json"
     tensors = {
         path: jnp.asarray(leaf, jnp.float32 if FLOAT32_ALWAYS.search(path) else jnp.bfloat16)
         for path, leaf in flatten(params).items()
     }
-    file = directory / "model.safetensors"
-    try:
-        save_file(tensors, f"{file}.partial")
-        os.replace(f"{file}.partial", file)
-        text = json.dumps(config, indent=2, sort_keys=True)
-        (directory / "config.json").write_text(text + "\n")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"could not save weights to {directory}: {_reason(error)}") from error
+    with whole(beside) as text, whole(file) as weights:  # both, or neither
+        text.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        try:
+            save_file(tensors, weights)
+        except SafetensorError as error:
+            raise UserError(f"cannot write {file}: {_reason(error)}") from error
     return file
 
 

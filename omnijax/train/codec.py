@@ -79,7 +79,7 @@ def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
         heard=bool(training.teacher),
         seed=stage.seed,
         shuffle=split == "train",
-        threads=run.threads,
+        threads=run.reading_threads,
     )
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
     return make_crops_pipeline(crops, processor=processor)

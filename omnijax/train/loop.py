@@ -13,9 +13,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from omnijax.errors import UserError
+from omnijax.files import whole
 from omnijax.sharding import flatten, make_mesh, partition_spec, unflatten
 from omnijax.train.checkpoint import Checkpointer, abstract
-from omnijax.train.metrics import MetricWriter, Report, replace_text
+from omnijax.train.metrics import MetricWriter, Report
 from omnijax.train.stages import RunConfig, Stage
 from omnijax.train.state import (
     Objective,
@@ -161,7 +162,8 @@ def fit(
         else:
             params = _first_params(stage, fresh, shapes.params, where.params, start)
             state = jax.jit(around, out_shardings=where)(params)
-        replace_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
+        with whole(workdir / "config.json") as partial:
+            partial.write_text(json.dumps(config, indent=2) + "\n")
         step = int(state.step)
         writer = MetricWriter(workdir, resume_step=step)
         report = Report(stage.name, stage.steps, done=step, show=run.progress)
@@ -287,6 +289,8 @@ def _run(
                 "targets_per_second": window["targets"] / taken,
                 "data_wait_share": window["wait"] / taken,
             }
+            if dropped := getattr(data, "dropped", 0):
+                speed["dropped_examples"] = dropped
             check(values)
             last = {**last, **values, **speed}
             writer.write(step, {**values, **speed})

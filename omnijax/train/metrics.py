@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from omnijax.errors import UserError
+from omnijax.files import whole
 
 
 @contextlib.contextmanager
@@ -22,14 +22,6 @@ def writing(what: Path) -> Iterator[None]:
         raise UserError(
             f"cannot write {what}: {error.strerror}; the last checkpoint is still there"
         ) from None
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    with writing(path):
-        partial.write_text(text)
-        os.replace(partial, path)
 
 
 class MetricWriter:
@@ -51,7 +43,8 @@ class MetricWriter:
                         kept.append(line + "\n")
                 except (ValueError, KeyError):
                     continue  # the half line of a kill
-            replace_text(self._path, "".join(kept))
+            with whole(self._path) as partial:
+                partial.write_text("".join(kept))
         with writing(self._path):
             self._file = self._path.open("a")
             board = str(Path(workdir) / "tensorboard")

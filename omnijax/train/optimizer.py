@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from omnijax.errors import UserError
 from omnijax.sharding import flatten, param_axes, unflatten
 from omnijax.train.stages import OptimizerConfig
 from omnijax.typing import Array
@@ -34,8 +35,8 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([ramp, decay], [warmup]) if warmup else decay
 
 
-class MuonState(NamedTuple):
-    """Momentum of the matrices, Adam's moments of everything else."""
+class MatricesAndOthers(NamedTuple):
+    """Muon's momentum of the matrices, Adam's moments of everything else."""
 
     muon: Any
     adam: Any
@@ -46,7 +47,7 @@ def matrix_axes(path: str) -> MuonDimensionNumbers | None:
 
     By the logical axes of `omnijax.sharding`: a matrix leads from the model's width (`embed`) to
     heads or to the feed-forward, or back. Axes before them, of experts, and those without a name
-    (fused projections) count its copies. Embeddings, convolutions and routers are no matrices.
+    (fused projections) count its copies. Tables, convolutions and routers are no matrices.
     """
     axes = param_axes(path) or ()
     inner = tuple(
@@ -87,16 +88,19 @@ def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformati
         longest = max(math.prod(update.shape[axis] for axis in side) for side in sides)
         return update * (MUON_RMS * math.sqrt(longest))
 
-    def init(params: Params) -> MuonState:
+    def init(params: Params) -> MatricesAndOthers:
         matrices, others = split(params)
-        return MuonState(muon.init(matrices), adam.init(others))
+        if not matrices:
+            roots = ", ".join(sorted(params))
+            raise UserError(f"optimizer muon finds no matrix in {roots}: take adamw")
+        return MatricesAndOthers(muon.init(matrices), adam.init(others))
 
-    def update(updates: Params, state: MuonState, params: Params | None = None):
+    def update(updates: Params, state: MatricesAndOthers, params: Params | None = None):
         matrices, others = split(updates)
         matrices, muon_state = muon.update(matrices, state.muon)
         others, adam_state = adam.update(others, state.adam)
         matrices = {path: rescale(path, leaf) for path, leaf in flatten(matrices).items()}
-        return unflatten(matrices | flatten(others)), MuonState(muon_state, adam_state)
+        return unflatten(matrices | flatten(others)), MatricesAndOthers(muon_state, adam_state)
 
     return optax.GradientTransformation(init, update)
 

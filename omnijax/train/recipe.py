@@ -1,6 +1,7 @@
 """From a config to a run: builds the model and the data of a stage, and what it starts from."""
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from omnijax.train.stages import WEIGHTS, RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Params
 from omnijax.train.talker import TALKER
 
+log = logging.getLogger(__name__)
 KINDS: dict[str, Kind] = {"lm": CHAT, "aed": CHAT, "codec": CODEC, "talker": TALKER}
 # Sections and fields that may differ between a checkpoint and the run that reads it.
 OF_NO_CONSEQUENCE = ("run", "mesh", "speech")
@@ -53,6 +55,29 @@ def check_rows(stage: Stage, mesh: Mesh | AbstractMesh) -> None:
             f"config.stage.batch / accumulate is {rows} rows, which {ways} devices (mesh axes "
             f"{', '.join(LOGICAL_AXES.batch)}) cannot share: give a multiple of {ways}"
         )
+
+
+def mesh_sizes(sizes: Mapping[str, int], stage: Stage, devices: int) -> dict[str, int]:
+    """A config's mesh; where its `data` is -1, as large as devices and rows of a step allow."""
+    if sizes["data"] != -1:
+        return dict(sizes)
+    rows = stage.batch // stage.accumulate
+    others = math.prod(size for axis, size in sizes.items() if axis != "data")
+    ways = math.prod(sizes[axis] for axis in LOGICAL_AXES.batch if axis != "data")
+    most = max(devices // max(others, 1), 1)
+    data = next((n for n in range(most, 0, -1) if rows % (n * ways) == 0), 1)
+    return {**sizes, "data": data}
+
+
+def mesh_of(sizes: Mapping[str, int], stage: Stage) -> Mesh:
+    """The mesh of a stage; devices that it leaves idle are told of."""
+    devices = jax.devices()
+    sizes = mesh_sizes(sizes, stage, len(devices))
+    total = math.prod(sizes.values())
+    if 1 <= total < len(devices):
+        log.warning("%s uses %d of %d devices", stage.name, total, len(devices))
+        devices = devices[:total]
+    return make_mesh(**sizes, devices=devices)
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +172,7 @@ def run_stage(config: Mapping[str, Any], workdir: Path, find: Callable[[str], Pa
     stage = from_dict(Stage, config["stage"], "config.stage.")
     run = from_dict(RunConfig, config["run"], "config.run.")
     kind = KINDS[stage.objective]
-    mesh = make_mesh(**config["mesh"])
+    mesh = mesh_of(config["mesh"], stage)
     check_rows(stage, mesh)
     data = kind.data(config, stage, run, "train")
     if run.eval_split and run.eval_batches:  # a split that is missing is said now, not at the end

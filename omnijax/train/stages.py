@@ -1,6 +1,7 @@
 """A training stage is data: what trains, from where, on what, how long."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -169,9 +170,13 @@ class RunConfig:
     time_limit_minutes: float = 0.0  # stop with a checkpoint after this long; 0 = never
     eval_split: str = "validation"  # "" = no evaluation
     data_dir: str = ""  # where prepared data lies; "" = the default place
-    threads: int = 2  # that read and render data
+    threads: int = -1  # that read and render data; -1: as many as the cores, 16 at most
     cache_gb: float = 8.0  # memory for rendered examples; at most 30 % of the machine's
     progress: bool = True
+
+    @property
+    def reading_threads(self) -> int:
+        return min(os.cpu_count() or 1, 16) if self.threads == -1 else self.threads
 
 
 def from_dict(cls: type, values: Mapping[str, Any], where: str = "") -> Any:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from omnijax.errors import UserError
 from omnijax.sharding import flatten, param_shardings, replicated, shard, unflatten
@@ -103,7 +103,7 @@ def init_params(objective: Objective, seed: int) -> Params:
     return objective.init(jax.random.fold_in(jax.random.key(seed), 0))
 
 
-def state_shardings(shapes: TrainState, mesh: Mesh) -> TrainState:
+def state_shardings(shapes: TrainState, mesh: Mesh | AbstractMesh) -> TrainState:
     """Where each leaf lies; moments and averages lie with their parameters."""
     params = param_shardings(shapes.params, mesh)
     flat = flatten(params)

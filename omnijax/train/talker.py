@@ -79,7 +79,7 @@ def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
             max_tokens=stage.tokens,
             seed=stage.seed,
             shuffle=split == "train",
-            threads=run.threads,
+            threads=run.reading_threads,
             **draws,
         ),
         talker=from_dict(TalkerConfig, config["talker"], "config.talker."),

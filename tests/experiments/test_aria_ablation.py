@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,7 +50,8 @@ def tiny(monkeypatch):
         return config
 
     monkeypatch.setattr(ablation, "config_of", config_of)
-    monkeypatch.setattr("omnijax.pretrained.load", lambda name: name)
+    heard = SimpleNamespace(params={"embed": {"table": np.ones(3)}})
+    monkeypatch.setattr("omnijax.pretrained.load", lambda name: heard)
     monkeypatch.setattr(
         "omnijax.eval.spoken.transcripts", lambda recogniser, clips: ["a red bell"] * len(clips)
     )
@@ -66,7 +68,7 @@ def test_every_variant_is_trained_scored_and_shown_and_a_second_run_adds_nothing
     settings, tiny, variants, tmp_path, capsys
 ):
     settings = ablation.dataclasses.replace(settings, variants=variants)
-    page = ablation.run(settings, tmp_path, "nobody")
+    page = ablation.run(settings, tmp_path)
     runs = json.loads((tmp_path / "results.json").read_text())["runs"]
     assert [*runs] == [f"{name}/0" for name in variants]
     for key, run in runs.items():
@@ -83,12 +85,12 @@ def test_every_variant_is_trained_scored_and_shown_and_a_second_run_adds_nothing
     for words in (*variants, "In short", "Word error rate"):
         assert words in text
     capsys.readouterr()
-    ablation.run(settings, tmp_path, "nobody")
+    ablation.run(settings, tmp_path)
     assert f"{variants[0]}/0 is in" in capsys.readouterr().out
 
     # Killed between training and the end of scoring: trained to its end, and not in the results.
     (tmp_path / "results.json").unlink()
-    ablation.run(ablation.dataclasses.replace(settings, variants=("dual_track",)), tmp_path, "-")
+    ablation.run(ablation.dataclasses.replace(settings, variants=("dual_track",)), tmp_path)
     again = json.loads((tmp_path / "results.json").read_text())["runs"]
     assert again["dual_track/0"]["losses"] == runs["dual_track/0"]["losses"]
 
@@ -105,8 +107,17 @@ def test_answers_are_of_one_voice_and_use_no_sentence_twice(settings):
         ablation.answers_of(source, "en", 2, 7)
 
 
-def test_codes_of_another_codec_are_refused(settings, tmp_path):
+def test_codes_of_another_codec_are_refused(settings, tiny, tmp_path):
     write_codes(tmp_path / "codes", "train", [CodesSource(settings.codes)[0]], "of another")
     other = ablation.dataclasses.replace(settings, codes=str(tmp_path / "codes"))
     with pytest.raises(UserError, match="are of another codec than"):
-        ablation.run(other, tmp_path / "into", "nobody")
+        ablation.run(other, tmp_path / "into")
+
+
+def test_results_of_another_recogniser_are_not_mixed_in(settings, tiny, monkeypatch, tmp_path):
+    none = ablation.dataclasses.replace(settings, variants=())
+    ablation.run(none, tmp_path)
+    other = SimpleNamespace(params={"embed": {"table": np.zeros(3)}})
+    monkeypatch.setattr("omnijax.pretrained.load", lambda name: other)
+    with pytest.raises(UserError, match="was made with marks"):
+        ablation.run(none, tmp_path)

@@ -41,6 +41,8 @@ for number, argv in enumerate(json.load(sys.stdin)):
 """
 CASES = {
     "unknown field": [f"--config={NANO}:s2", "--config.model.decoder.wdith=3"],
+    "unknown section": [f"--config={NANO}:s2", "--config.zzz=3"],
+    "below a field": [f"--config={NANO}:s2", "--config.stage.steps.more=3"],
     "wrong type": [f"--config={NANO}:s2", "--config.stage.steps=many"],
     "wrong value": [f"--config={NANO}:s2", "--config.stage.steps=0"],
     "unknown mixer": [f"--config={NANO}:s2", "--config.model.decoder.pattern=mamba"],
@@ -80,7 +82,9 @@ def answers(tmp_path_factory):
 @pytest.mark.parametrize(
     "case, says",
     [
-        ("unknown field", "wdith"),
+        ("unknown field", "wdith: config.model.decoder has no 'wdith'; it has "),
+        ("unknown section", "--config.zzz: config has no 'zzz'; it has aed, mesh, model, name"),
+        ("below a field", "config.stage.steps has no 'more'; it has no fields"),
         ("wrong type", "steps"),
         ("wrong value", "steps must be positive"),
         ("unknown mixer", "mamba"),

@@ -23,7 +23,7 @@ ANSWER = "the red circle is left of the blue cross and the bell rings twice"
 
 @pytest.fixture(scope="module")
 def speaker():
-    return tiny.speaker(pace=1.0)
+    return tiny.speaker(pace={"": 1.0})
 
 
 def session(model, speaker, *texts, **options):  # noqa: F811
@@ -130,7 +130,7 @@ def test_speech_that_runs_away_or_does_not_fit_ends_and_the_text_goes_on(model, 
     tokens = len(TOKENIZER.encode("two bells")) + 1  # and the mark of the text's end
     assert end.speech == "length" and end.reason == "stop"
     assert sum(map(len, talk.speech.codes)) == 12 * tokens
-    short = tiny.speaker(pace=1.0, max_len=40)
+    short = tiny.speaker(pace={"": 1.0}, max_len=40)
     talk = session(model, short, ANSWER + " " + ANSWER + END)
     talk.push(text="hi")
     *_, end = talk.respond(96)

@@ -114,3 +114,16 @@ def test_a_voice_or_language_that_is_not_known_is_named(speaker):
         speaker.start(speaker.voice(), language="xx")
     with pytest.raises(UserError, match="description of the voice is empty"):
         speaker.voice(describe=" ")
+
+
+def test_each_language_has_a_pace_by_which_is_told_what_was_said():
+    speaker = tiny.speaker(pace={"": 4.0, "en": 1.0})
+
+    def after_a_packet(language):
+        speech = speaker.start(speaker.voice("anna"), language=language)
+        speech.push(TEXT)
+        assert len(next(speech.packets()))
+        return speech.said
+
+    assert len(after_a_packet("en")) > len(after_a_packet(None))
+    assert after_a_packet("de") == after_a_packet(None)  # no pace of its own

@@ -166,6 +166,15 @@ def test_a_learned_talker_reads_first_and_then_waits_for_what_it_asks_for():
     assert stream.read[0] == 4 and stream.reasons[0] == "stop"
 
 
+def test_a_learned_talker_that_never_asks_reads_on_all_the_same():
+    stream = generator(policy="learned", longest_token=5).start(PROMPTS)  # greedy: no mark wins
+    stream.push([7, 8, 9])
+    said = 0
+    while not stream.waiting[0]:
+        said += len(stream.step()[0])
+    assert said == 15 and stream.read == [3, 0] and not any(stream.done)
+
+
 def test_sampling_repeats_with_its_seed_and_differs_with_another():
     speech = generator(frame_chunk=4, policy="chunked", **EVEN)
     draw = lambda seed: speech(PROMPTS, TEXTS, seed=seed, max_frames=8)  # noqa: E731

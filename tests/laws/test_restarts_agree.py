@@ -52,7 +52,7 @@ def train(workdir: str) -> None:
     stage = Stage(
         name="tiny",
         steps=STEPS,
-        optimizer=OptimizerConfig(warmup_steps=2, ema=0.9),
+        optimizer=OptimizerConfig(name="muon", warmup_steps=2, ema=0.9),
         augment=AugmentConfig(warp=0.1, noise_db=6.0, time_masks=1, time_width=4),
     )
     model = Thinker(config)

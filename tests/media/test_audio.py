@@ -107,6 +107,23 @@ def test_an_unreadable_file_is_refused_by_name(tmp_path):
             load_audio(tmp_path / name)
 
 
+def test_a_damaged_file_is_read_or_refused_by_name(tmp_path):
+    soundfile.write(tmp_path / "whole.mp3", tone(), 16_000)
+    whole = (tmp_path / "whole.mp3").read_bytes()
+    refused = 0
+    for seed in range(24):  # seed 2: a header that tells of 7 TiB
+        rng, damaged = np.random.default_rng(seed), bytearray(whole)
+        for place in rng.integers(0, 200, 8):
+            damaged[place] = rng.integers(256)
+        (tmp_path / "damaged.mp3").write_bytes(damaged)
+        try:
+            assert len(load_audio(tmp_path / "damaged.mp3").samples)
+        except UserError as error:
+            assert "damaged.mp3" in str(error)
+            refused += 1
+    assert refused < 24
+
+
 def test_a_wav_file_without_samples_is_refused(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(0), 16_000)
     with pytest.raises(UserError, match="no samples"):

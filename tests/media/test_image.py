@@ -78,10 +78,12 @@ def test_an_unreadable_picture_is_refused_by_name(tmp_path):
     Image.fromarray(picture(200, 200)).save(tmp_path / "whole.png")
     whole = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "bare.tiff").write_bytes(b"II*\0\x08\0\0\0" + bytes(6))  # a file without tags
     for name, message in {
         "text.png": "cannot be read as a picture",
         "empty.png": r"empty \(0 bytes\)",
         "cut.png": "cannot be read as a picture",
+        "bare.tiff": "cannot be read as a picture",
         "missing.png": "no such file",
     }.items():
         with pytest.raises(UserError, match=f"{name}.*{message}"):

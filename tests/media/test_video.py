@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from omnijax.errors import UserError
-from omnijax.media.audio import Audio
+from omnijax.media.audio import Audio, load_audio
 from omnijax.media.video import (
     Video,
     check_video,
@@ -207,6 +207,16 @@ def test_an_unreadable_video_is_refused_by_name(tmp_path):
     }.items():
         with pytest.raises(UserError, match=f"{name}.*{message}"):
             load_video(tmp_path / name)
+
+
+def test_tags_that_are_not_utf_8_do_not_matter(tmp_path):
+    write_video(tmp_path / "a.mp4", clip())
+    plain = (tmp_path / "a.mp4").read_bytes()
+    assert b"Lavf" in plain  # the writer's name
+    (tmp_path / "b.mp4").write_bytes(plain.replace(b"Lavf", b"\xe9\xe8\xe7f"))
+    ours, theirs = load_video(tmp_path / "a.mp4"), load_video(tmp_path / "b.mp4")
+    np.testing.assert_array_equal(ours.frames, theirs.frames)
+    assert len(load_audio(tmp_path / "b.mp4").samples)
 
 
 def test_a_file_with_sound_alone_has_no_frames(tmp_path):

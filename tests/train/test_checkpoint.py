@@ -153,5 +153,5 @@ def test_weights_that_cannot_be_read_or_written_are_user_errors(tmp_path, monkey
     with pytest.raises(UserError, match="no readable weights"):
         load_weights(tmp_path)
     monkeypatch.setattr("omnijax.train.checkpoint.save_file", full_disk)
-    with pytest.raises(UserError, match="could not save weights .*No space left"):
+    with pytest.raises(UserError, match="cannot write .*model.safetensors: .*No space left"):
         save_weights(tmp_path, {"w": jnp.zeros(2)}, CONFIG)

@@ -150,3 +150,12 @@ def test_a_stage_starts_from_the_parameters_it_is_given(tmp_path):
     assert np.array_equal(result.state.params["head"]["w"], head["head"]["w"])
     with pytest.raises(UserError, match=r"head/w has shape \(2,\) .* \(16, 1\) in this config"):
         toy_run.run(tmp_path / "b", start=lambda: {"head": {"w": np.zeros(2)}})
+
+
+def test_examples_that_fitted_nowhere_are_counted_in_the_metrics(tmp_path):
+    class Dropping(toy_run.Data):
+        dropped = 3
+
+    toy_run.run(tmp_path, data=Dropping(), log_every=4)
+    told = {line["dropped_examples"] for line in lines(tmp_path) if "step_seconds" in line}
+    assert told == {3}

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from omnijax.errors import UserError
 from omnijax.models import presets
 from omnijax.models.thinker import Thinker, text_inputs
-from omnijax.sharding import flatten, make_mesh
+from omnijax.sharding import flatten
+from omnijax.sharding.mesh import MESH_AXES
 from omnijax.train.optimizer import MUON_RMS, learning_rate, make_optimizer, matrix_axes
 from omnijax.train.stages import OptimizerConfig
 from omnijax.train.state import init_state, state_shardings
@@ -32,6 +34,10 @@ def test_schedules_warm_up_from_the_first_step_and_end_where_told(name):
 def test_a_stage_shorter_than_its_warm_up_still_trains():
     rate = learning_rate(OptimizerConfig(learning_rate=1.0, warmup_steps=100), 4)
     assert all(0 < float(rate(step)) <= 1 for step in range(4))
+
+
+def is_dict(node) -> bool:
+    return isinstance(node, dict)
 
 
 def muon(**changes) -> OptimizerConfig:
@@ -88,19 +94,31 @@ def test_heads_make_one_matrix_and_layers_and_experts_many():
 
 
 def test_what_is_no_matrix_takes_adams_step_under_muon():
-    tree = {"embed": {"table": jax.random.normal(jax.random.key(2), (16, 8))}}
-    tree["norm"] = {"scale": jnp.ones(8)}
-    adam = OptimizerConfig(clip=0.0, **CONSTANT)
-    for path, update in stepped(muon(), tree).items():
-        np.testing.assert_array_equal(update, stepped(adam, tree)[path])
+    table = jax.random.normal(jax.random.key(2), (16, 8))
+    tree = {"embed": {"table": table}, "norm": {"scale": jnp.ones(8)}, "up": {"w": table}}
+    ours, adams = stepped(muon(), tree), stepped(OptimizerConfig(clip=0.0, **CONSTANT), tree)
+    for path in ("embed/table", "norm/scale"):
+        np.testing.assert_array_equal(ours[path], adams[path])
+    assert np.abs(ours["up/w"] - adams["up/w"]).max() > 0.1
 
 
 def test_muons_state_lies_beside_its_parameters():
-    params = {"up": {"w": jnp.zeros((16, 8))}, "norm": {"scale": jnp.ones(16)}}
+    params = {"up": {"w": jnp.zeros((16, 8))}, "embed": {"table": jnp.ones((4, 16))}}
     optimizer = make_optimizer(muon(), 10)
     state = jax.eval_shape(lambda: init_state(params, (".*",), optimizer, seed=0))
-    where = state_shardings(state, make_mesh(fsdp=1, data=1, devices=jax.devices()[:1]))
+    where = state_shardings(state, AbstractMesh((1, 2, 1, 2, 1), MESH_AXES))
     assert jax.tree.structure(where) == jax.tree.structure(state)
+    moments = [part for part in jax.tree.leaves(where.opt_state, is_leaf=is_dict) if is_dict(part)]
+    muons, *adams = [flatten(part) for part in moments]
+    params = flatten(where.params)
+    assert params["up/w"].spec == PartitionSpec(("fsdp",), ("tensor",))
+    assert muons == {"up/w": params["up/w"]}
+    assert adams == 2 * [{"embed/table": params["embed/table"]}]
+
+
+def test_muon_without_a_matrix_is_an_error():
+    with pytest.raises(UserError, match="finds no matrix in codec, norm: take adamw"):
+        stepped(muon(), {"norm": {"scale": jnp.ones(3)}, "codec": {"kernel": jnp.ones((3, 4, 4))}})
 
 
 def test_an_optimizer_that_does_not_exist_is_an_error():

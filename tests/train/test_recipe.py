@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from experiments.configs import nano
 from omnijax.data.omniworld import OmniWorld
 from omnijax.errors import UserError
+from omnijax.train import recipe
 from omnijax.train.checkpoint import save_weights
 from omnijax.train.recipe import is_finished, resolve, starting_params
+from omnijax.train.stages import Stage
 
 
 def kept(folder, config, step):
@@ -37,7 +40,7 @@ def test_a_stage_of_another_recipe_or_corpus_is_refused(tmp_path, monkeypatch):
     kept(tmp_path, config, config["stage"]["steps"])
     other = nano.get_config("lm").to_dict()
     other["stage"]["batch"] = 16
-    with pytest.raises(UserError, match=r"another config: stage.batch: 4 in .*, 16 here"):
+    with pytest.raises(UserError, match=r"another config: stage.batch: \d+ in .*, 16 here"):
         is_finished(tmp_path, other)
     monkeypatch.setattr(OmniWorld, "VERSION", "9.9.9")
     with pytest.raises(UserError, match=r"corpus: 'omniworld .*omniworld 9.9.9' here"):
@@ -69,3 +72,20 @@ def test_a_stage_may_start_from_weights_in_a_folder(tmp_path):
     config["model"]["decoder"]["width"] = 96
     with pytest.raises(UserError, match=r"mine has another model: .*width: 192 .*96 here"):
         start(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    "devices, sizes, stage, used",
+    [
+        (4, {}, {"batch": 2}, 2),  # no more rows than two
+        (4, {}, {"batch": 12, "accumulate": 3}, 4),
+        (3, {}, {"batch": 8}, 2),
+        (8, {"tensor": 2, "fsdp": 2}, {"batch": 2}, 4),
+        (4, {"data": 1}, {"batch": 2}, 1),  # as it was asked for
+    ],
+)
+def test_a_step_is_shared_by_as_many_devices_as_have_rows(devices, sizes, stage, used):
+    axes = {"data": -1, "fsdp": 1, "context": 1, "tensor": 1, "expert": 1}
+    made = recipe.mesh_sizes(axes | sizes, Stage(name="s", **stage), devices)
+    assert math.prod(made.values()) == used
+    assert {name: made[name] for name in sizes} == sizes

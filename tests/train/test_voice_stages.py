@@ -181,7 +181,7 @@ def test_a_talker_stage_trains_every_parameter_and_its_voice_is_packed(codes, tm
     params = codec_params()
     save_weights(tmp_path / "voice" / "codec", {"codec": params}, {"codec": to_dict(tiny.config())})
     speaker = load_speaker(str(tmp_path / "voice"))
-    assert list(speaker.voices) == ["a", "b"] and speaker.pace > 0
+    assert list(speaker.voices) == ["a", "b"] and speaker.pace[""] > 0
     (said,) = speaker.say(["a bell"], [speaker.voice("b")], languages=["en"])
     assert len(said) % tiny.config().samples_per_frame == 0 and np.isfinite(said).all()
 

@@ -66,11 +66,6 @@ class AuTConfig:
         return -(-self.chunk_frames // self.downsample)
 
     @property
-    def conv_bins(self) -> int:
-        """Mel bins that are left after the convolutions."""
-        return -(-self.mel_bins // self.downsample)
-
-    @property
     def encoder(self) -> EncoderConfig:
         return EncoderConfig(
             width=self.width,
