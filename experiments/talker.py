@@ -9,7 +9,8 @@
 
 `codes` encodes --count utterances of the training split, and a twentieth as many of the others,
 with the codec in --codec, into --out; what that codec has made before is kept. With
---task=say_reply they are answers of OmniWorld's other tasks. The same `train` command resumes a run
+--task=say_reply they are answers of OmniWorld's other tasks, with
+--task=say_by_many sentences in drawn voices. The same `train` command resumes a run
 that was stopped.
 """
 
@@ -28,8 +29,12 @@ from omnijax.errors import UserError  # noqa: E402
 CODEC = flags.DEFINE_string("codec", "nano", "nano, an exported codec, or a training run.")
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, or a folder that `export` wrote.")
 # Of each task, where its codes go and how many utterances there are to train on.
-TASKS = {"say": ("runs/nano_codec/codes", 60_000), "say_reply": ("runs/nano_codec/replies", 16_000)}
-TASK = flags.DEFINE_enum("task", "say", [*TASKS], "codes: sentences, or answers.")
+TASKS = {
+    "say": ("runs/nano_codec/codes", 60_000),
+    "say_reply": ("runs/nano_codec/replies", 16_000),
+    "say_by_many": ("runs/nano_codec/many", 24_000),
+}
+TASK = flags.DEFINE_enum("task", "say", [*TASKS], "codes: sentences, answers, many voices.")
 OUT = flags.DEFINE_string("out", None, "codes: the folder they go to, by default the task's own.")
 COUNT = flags.DEFINE_integer(
     "count", None, "codes: utterances to train on, by default as nano's recipe.", lower_bound=20

@@ -1,6 +1,7 @@
 """Trained models: a folder of weights is whole, and says what is wrong with it."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -67,3 +68,10 @@ def test_weights_of_another_model_are_named(run, tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match="no weights at .*nowhere.*: give nano, a folder"):
         pretrained.load(str(tmp_path / "nowhere"))
+
+
+def test_the_shipped_weights_take_less_than_20_megabytes():
+    folder = Path(pretrained.__file__).parent / "assets" / "nano"
+    weights = [*folder.rglob("*.safetensors"), *folder.rglob("*.npz")]
+    assert len(weights) == 4  # Thinker, codec, Talker, its voices
+    assert sum(file.stat().st_size for file in weights) < 20e6

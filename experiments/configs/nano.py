@@ -136,7 +136,7 @@ STAGES = {
             starts_from=("s1",),
             trains=(DECODER, *ADAPTERS),
             **JOINT,
-            steps=1200,
+            steps=900,
             optimizer=muon(2e-3, 100, end_fraction=0.4),
             augment=VOICES,
         ),
@@ -144,7 +144,7 @@ STAGES = {
             name="s2",
             starts_from=("s2_decoder",),
             **JOINT,
-            steps=2400,
+            steps=2000,
             seed=1,  # goes on with other examples
             optimizer=muon(1.5e-3, 50),
             # A word of the answer so far may be wrong, so the next one must be heard or seen:

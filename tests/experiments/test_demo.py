@@ -45,4 +45,4 @@ def test_the_score_table_has_a_line_for_every_task_and_keeps_it_as_json(tmp_path
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads((tmp_path / "scores.json").read_text())
     assert len(rows) == 9 and all(row["count"] for row in rows)
-    assert {name for row in rows for name in row["noisy"]} == {"audio", "image", "video"}
+    assert {name for row in rows for name in row["noise"]} == {"audio", "image", "video"}

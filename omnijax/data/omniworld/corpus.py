@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from omnijax.data.omniworld.aloud import reply, said_by_many
 from omnijax.data.omniworld.builder import (
     SIZES,
     OmniWorld,
@@ -15,7 +16,6 @@ from omnijax.data.omniworld.builder import (
     is_built,
 )
 from omnijax.data.omniworld.records import make_example, read_record
-from omnijax.data.omniworld.replies import reply
 from omnijax.data.omniworld.splits import SPLITS
 from omnijax.data.omniworld.tasks import TASKS, task_of
 from omnijax.errors import UserError
@@ -81,17 +81,19 @@ class StoredSource(_Indexed):
 
 LIVE_TRAIN = 400_000  # more than nano sees
 LIVE_WORDS = {"train": 100_000, "validation": 500}
-LIVE_REPLIES = {"train": 100_000, "validation": 500, "test": 500}
+LIVE_ALOUD = {"train": 100_000, "validation": 500, "test": 500}
+ALOUD = {"say_reply": reply, "say_by_many": said_by_many}
 LIVE_SAY = {"train": ("say", 100_000), "validation": ("say", 500), "test": ("say_test", 500)}
 
 
-class Replies:
-    """What the other tasks are answered with, said aloud, made when asked for."""
+class Aloud:
+    """What is said for a Talker alone, one task of `ALOUD`, made when asked for."""
 
     ever_new = True
 
-    def __init__(self, split: str, size: int, *, seed: int = 0):
+    def __init__(self, task: str, split: str, size: int, *, seed: int = 0):
         self.split, self._size, self._seed = _check_split(split), size, seed
+        self._task = task
 
     def __len__(self) -> int:
         return self._size
@@ -99,22 +101,24 @@ class Replies:
     def __getitem__(self, place: int) -> dict:
         if not 0 <= place < self._size:
             raise IndexError(f"example {place} of {self._size} in split {self.split!r}")
-        return reply(place, self.split, self._seed)
+        return ALOUD[self._task](place, self.split, self._seed)
 
 
 def live(
     split: str = "train", *, tasks: Sequence[str] | None = None, seed: int = 0
-) -> LazySource | Replies:
+) -> LazySource | Aloud:
     """A split that is never stored: in training the corpus and on beyond its end.
 
-    tasks: only these. ``words``, which is for training alone, ``say`` and ``say_reply`` (what the
-    other tasks are answered with), which have speech in their "meta", are sources of their own.
+    tasks: only these. ``words``, which is for training alone, ``say``, ``say_reply`` (what the
+    other tasks are answered with) and ``say_by_many`` (sentences in drawn voices), which have
+    speech in their "meta", are sources of their own.
     """
-    if tasks is not None and "say_reply" in tasks:
-        if len(tasks) > 1 or split not in LIVE_REPLIES:
-            allowed = ", ".join(LIVE_REPLIES)
-            raise UserError(f"say_reply is a source of its own in {allowed}: {split} {tasks}")
-        return Replies(split, LIVE_REPLIES[split], seed=seed)
+    for task in ALOUD:
+        if tasks is not None and task in tasks:
+            if len(tasks) > 1 or split not in LIVE_ALOUD:
+                allowed = ", ".join(LIVE_ALOUD)
+                raise UserError(f"{task} is a source of its own in {allowed}: {split} {tasks}")
+            return Aloud(task, split, LIVE_ALOUD[split], seed=seed)
     if tasks is not None and "say" in tasks:
         if len(tasks) > 1 or split not in LIVE_SAY:
             raise UserError(f"say is a source of its own in {', '.join(LIVE_SAY)}: {split} {tasks}")

@@ -16,7 +16,7 @@ import espeakng_loader
 import numpy as np
 import soxr
 
-from omnijax.data.omniworld.voices import BY_NAME
+from omnijax.data.omniworld.voices import voice_of
 from omnijax.typing import Float
 
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -39,13 +39,15 @@ def speak(
 ) -> Float[np.ndarray, " A"]:
     """An utterance of 1-3.5 s with a little silence about it and, if asked, a faint hiss.
 
-    ``voice`` is a name in voices.py; ``rng`` moves pitch, rate and loudness a little.
+    ``voice`` is a name that voices.py knows; ``rng`` moves pitch, rate and loudness a little.
     """
-    speaker = BY_NAME[voice]
+    speaker = voice_of(voice)
     pitch = speaker.pitch + int(rng.integers(-4, 5))
     rate = speaker.rate + int(rng.integers(-8, 9))
+    rate = round(rate / speaker.stretch)  # what is played faster is spoken slower
     samples, own_rate = synthesise(text, f"{accent}+{speaker.variant}", rate, pitch)
     samples = _trim(samples)
+    own_rate = own_rate if speaker.stretch == 1 else round(own_rate * speaker.stretch)
     limit = 3.2 * own_rate
     if len(samples) > limit:
         faster = int(rate * len(samples) / limit) + 8

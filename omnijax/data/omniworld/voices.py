@@ -1,6 +1,13 @@
-"""The speakers: espeak-ng variants with a pitch and a rate; two are never heard in training."""
+"""The speakers: espeak-ng variants with a pitch and a rate; two are never heard in training.
 
+Beside the ten of training there are `DRAWN` that are made of numbers, so that a codec and a Talker
+meet more voices than they could learn by heart.
+"""
+
+import functools
 from typing import NamedTuple
+
+import numpy as np
 
 
 class Voice(NamedTuple):
@@ -9,6 +16,7 @@ class Voice(NamedTuple):
     pitch: int  # 0..99, espeak's unit
     rate: int  # words a minute
     description: str
+    stretch: float = 1.0  # of all frequencies: under 1 a longer vocal tract and a lower pitch
 
 
 VOICES = (
@@ -29,3 +37,28 @@ UNSEEN_VOICES = (
 )
 ACCENTS = {"en": ("en-us", "en"), "de": ("de",), "es": ("es",), "fr": ("fr",)}
 BY_NAME = {voice.name: voice for voice in (*VOICES, *UNSEEN_VOICES)}
+DRAWN = 400
+# Neither those of the unseen voices, nor those that are no voice (whisper, robots).
+_VARIANTS = tuple(f"{sex}{n}" for sex, count in (("m", 8), ("f", 5)) for n in range(1, count + 1))
+_LEFT_OUT = {voice.variant for voice in UNSEEN_VOICES}
+
+
+@functools.cache
+def drawn_voice(number: int) -> Voice:
+    """One of the `DRAWN`, by its number: another vocal tract, pitch and pace."""
+    rng = np.random.default_rng([23, number])
+    variants = [variant for variant in _VARIANTS if variant not in _LEFT_OUT]
+    variant = variants[int(rng.integers(len(variants)))]
+    pitch, rate = int(rng.integers(20, 81)), int(rng.integers(135, 186))
+    stretch = float(np.exp(rng.uniform(-0.16, 0.16)))
+    height = ("low", "", "high")[int(np.digitize(pitch + 100 * np.log(stretch), (38, 62)))]
+    pace = ("slow", "", "quick")[int(np.digitize(rate, (150, 170)))]
+    words = ("a", pace, height, "man" if variant[0] == "m" else "woman")
+    return Voice(
+        f"drawn {number}", variant, pitch, rate, " ".join(filter(None, words)), round(stretch, 3)
+    )
+
+
+def voice_of(name: str) -> Voice:
+    """A voice by its name; of a drawn one "drawn" and its number."""
+    return BY_NAME[name] if name in BY_NAME else drawn_voice(int(name.removeprefix("drawn ")))

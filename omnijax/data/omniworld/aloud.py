@@ -1,4 +1,7 @@
-"""What the other tasks are answered with, said aloud: so a Talker meets the answers it will speak.
+"""What a Talker is taught beside sentences in its own voices.
+
+`reply`: what the other tasks are answered with, said aloud, so that it meets the answers it will
+speak. `said_by_many`: sentences in drawn voices, so that it copies the voice that it is shown.
 
 A reply is one line or sentence of an answer: "purple circle", "1.5 seconds",
 "<1.2 seconds> the green square moves down with a splash". Where it has a time in brackets, the
@@ -14,11 +17,11 @@ from omnijax.data.omniworld import media
 from omnijax.data.omniworld.drawing import spoken
 from omnijax.data.omniworld.scenes import pick
 from omnijax.data.omniworld.tasks import plan
-from omnijax.data.omniworld.voices import BY_NAME
+from omnijax.data.omniworld.voices import DRAWN, drawn_voice, voice_of
 
 LANGUAGE = "en"
 SAMPLE_RATE = 24_000
-_DRAWN_FROM = 100_000  # examples of a split whose answers are said
+_DRAWN_FROM = 100_000  # examples of a split whose answers or sentences are said
 _END = re.compile(r"\n|(?<=[.?!]) ")
 _TIME = re.compile(r"<([^<>]*)>")
 
@@ -43,17 +46,31 @@ def reply(index: int, split: str, seed: int = 0) -> dict:
         found = replies_of(plan(int(rng.integers(_DRAWN_FROM)), split, seed))
     text = pick(rng, found)
     aloud = _TIME.sub(r"\1,", text)
-    speech = spoken(rng, aloud, LANGUAGE, split) | {"sample_rate": SAMPLE_RATE, "hiss": False}
-    where = [seed, zlib.crc32(split.encode()), index, 1]
+    return _spoken("say_reply", index, split, seed, text, spoken(rng, aloud, LANGUAGE, split))
+
+
+def said_by_many(index: int, split: str, seed: int = 0) -> dict:
+    """The same of a sentence of `say`, in one of the drawn voices."""
+    rng = np.random.default_rng([seed, zlib.crc32(f"many {split}".encode()), index])
+    part, other = {"validation": ("say", 1), "test": ("say_test", 0)}.get(split, ("say", 0))
+    meta = plan(int(rng.integers(_DRAWN_FROM)), part, seed + other)["meta"]
+    voice = drawn_voice(int(rng.integers(DRAWN))).name
+    speech = spoken(rng, meta["answer"], meta["language"], split) | {"voice": voice}
+    return _spoken("say_by_many", index, split, seed, meta["answer"], speech)
+
+
+def _spoken(task: str, index: int, split: str, seed: int, text: str, speech: dict) -> dict:
+    speech = speech | {"sample_rate": SAMPLE_RATE, "hiss": False}
+    where = [seed, zlib.crc32(split.encode()), index, 1 if task == "say_reply" else 2]
     return {
-        "id": f"reply-{split}-{index:06d}",
-        "task": "say_reply",
+        "id": f"{task}-{split}-{index:06d}",
+        "task": task,
         "chat": {"messages": [{"role": "assistant", "content": text}]},
         "meta": {
             "answer": text,
-            "language": LANGUAGE,
+            "language": speech["language"],
             "voice": speech["voice"],
-            "voice_description": BY_NAME[speech["voice"]].description,
+            "voice_description": voice_of(speech["voice"]).description,
             "speech": media.render(speech | {"seed": where}),
             "split": split,
         },

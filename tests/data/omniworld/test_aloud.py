@@ -1,0 +1,95 @@
+"""What is said for a Talker alone: answers of other tasks, and sentences in many voices."""
+
+import numpy as np
+import pytest
+
+from omnijax.data import omniworld
+from omnijax.data.omniworld import aloud as spoken_aloud
+from omnijax.data.omniworld import voices
+from omnijax.data.omniworld.speech import speak
+from omnijax.data.omniworld.tasks import plan
+from omnijax.errors import UserError
+from omnijax.eval.voices import voice_print
+from omnijax.media import Audio
+
+
+def test_a_reply_is_one_line_or_sentence_of_an_answer_and_never_a_call():
+    seen = set()
+    for index in range(400):
+        made = plan(index)
+        for text in spoken_aloud.replies_of(made):
+            assert text == text.strip() and "\n" not in text and "tool_call" not in text
+            seen.add(made["task"])
+    assert seen == {*omniworld.MIXTURE} - {"transcribe"}
+
+
+def test_a_time_in_brackets_is_spoken_without_them(monkeypatch):
+    aloud = []
+
+    def spoken(rng, text, language, split):
+        aloud.append(text)
+        return {"kind": "speech", "text": "yes", "language": language, "voice": "anna",
+                "accent": "en"}  # fmt: skip
+
+    monkeypatch.setattr(spoken_aloud, "spoken", spoken)
+    texts = [spoken_aloud.reply(index, "train")["meta"]["answer"] for index in range(60)]
+    timed = [pair for pair in zip(texts, aloud, strict=True) if pair[0].startswith("<")]
+    assert timed
+    for text, said in timed:
+        assert said == text.replace("<", "").replace(">", ",")
+
+
+def test_replies_are_the_same_for_the_same_index_and_others_for_another_split():
+    train, again = (omniworld.live("train", tasks=["say_reply"]) for _ in range(2))
+    one, two = train[3], again[3]
+    assert one["meta"]["answer"] == two["meta"]["answer"]
+    np.testing.assert_array_equal(one["meta"]["speech"].samples, two["meta"]["speech"].samples)
+    assert one["meta"]["speech"].sample_rate == 24_000 and one["meta"]["speech"].seconds >= 1
+    test = omniworld.live("test", tasks=["say_reply"])
+    assert len(test) == 500 < len(train)
+    assert [test[i]["meta"]["answer"] for i in range(8)] != [
+        train[i]["meta"]["answer"] for i in range(8)
+    ]
+    with pytest.raises(IndexError):
+        test[500]
+
+
+def test_replies_stand_alone_in_a_source():
+    with pytest.raises(UserError, match="say_reply is a source of its own in train"):
+        omniworld.live("train", tasks=["say_reply", "say"])
+    with pytest.raises(UserError, match="say_reply is a source of its own in train"):
+        omniworld.live("test_voice", tasks=["say_reply"])
+
+
+def test_many_voices_say_sentences_the_same_ones_for_the_same_index():
+    train = omniworld.live("train", tasks=["say_by_many"])
+    metas = [train[i]["meta"] for i in range(12)]
+    assert len({meta["voice"] for meta in metas}) > 8
+    assert all(meta["voice"].startswith("drawn ") for meta in metas)
+    assert len({meta["language"] for meta in metas}) > 1
+    again = omniworld.live("train", tasks=["say_by_many"])[3]["meta"]
+    assert again["answer"] == metas[3]["answer"]
+    np.testing.assert_array_equal(again["speech"].samples, metas[3]["speech"].samples)
+    with pytest.raises(UserError, match="say_by_many is a source of its own in train"):
+        omniworld.live("test_voice", tasks=["say_by_many"])
+
+
+def test_drawn_voices_are_many_and_none_is_kept_from_training():
+    drawn = [voices.drawn_voice(number) for number in range(voices.DRAWN)]
+    assert len({voice[1:4] + voice[5:] for voice in drawn}) == voices.DRAWN
+    unseen = {voice.variant for voice in voices.UNSEEN_VOICES}
+    assert not unseen & {voice.variant for voice in drawn}
+    assert voices.voice_of("drawn 7") == drawn[7] and voices.voice_of("anna").name == "anna"
+
+
+def test_a_stretched_voice_is_higher_and_as_quick(monkeypatch):
+    anna = voices.BY_NAME["anna"]
+    monkeypatch.setitem(voices.BY_NAME, "higher", anna._replace(stretch=1.15))
+
+    def said(name):
+        samples = speak("the red circle moves left", name, "en", np.random.default_rng(0))
+        return voice_print(Audio(samples.astype(np.float32), 16_000)).pitch, len(samples)
+
+    (low, long), (high, other) = said("anna"), said("higher")
+    assert high - low == pytest.approx(np.log2(1.15), abs=0.03)
+    assert abs(other / long - 1) < 0.05
