@@ -11,6 +11,7 @@ from omnijax.media.mel import MelConfig, log_mel
 from omnijax.typing import Float, Int
 
 STOI_RATE = 10_000  # samples a second that STOI is defined at
+PESQ_RATE = 16_000  # the same of wideband PESQ
 SHORTEST_STOI = 0.4  # seconds that are not silence: STOI compares runs of 30 frames
 MEL = MelConfig(sample_rate=24_000, bins=80, window=1024, hop=256, floor_log10=-5.0)  # the loss'
 
@@ -36,6 +37,25 @@ def stoi(clean: Audio, decoded: Audio) -> float:
     if loud.sum() == 0 or np.ptp(np.flatnonzero(loud)) < SHORTEST_STOI * STOI_RATE:
         raise UserError(f"STOI needs {SHORTEST_STOI} s of speech, the clip lasts {clean.seconds} s")
     return float(pystoi.stoi(a, b, STOI_RATE))
+
+
+def pesq(clean: Audio, decoded: Audio) -> float:
+    """Perceived quality (ITU-T P.862.2, wideband), 1.0 to 4.6, by `pesq` (the extra of that name).
+
+    Raises:
+      UserError: `pesq` is not installed, the clips differ in rate or length, or hold no speech.
+    """
+    try:
+        from pesq import NoUtterancesError
+        from pesq import pesq as measure
+    except ImportError:
+        raise UserError('PESQ needs a package: pip install "omnijax[pesq]"') from None
+    _check_pair(clean, decoded)
+    a, b = (resample(clip, PESQ_RATE).samples for clip in (clean, decoded))
+    try:
+        return float(measure(PESQ_RATE, a, b, "wb"))
+    except NoUtterancesError:
+        raise UserError(f"PESQ finds no speech in the clip of {clean.seconds:.2f} s") from None
 
 
 def mel_distance(clean: Audio, decoded: Audio) -> float:

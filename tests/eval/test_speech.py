@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from omnijax.errors import UserError
-from omnijax.eval.speech import codebook_use, mel_distance, stoi
+from omnijax.eval.speech import codebook_use, mel_distance, pesq, stoi
 from omnijax.media import Audio
 
 
@@ -26,6 +26,19 @@ def test_the_clip_itself_is_perfect_and_more_noise_is_worse(speech):
     little, much = noisy(speech, 0.01), noisy(speech, 0.3)
     assert 1 > stoi(speech, little) > stoi(speech, much)
     assert 0 < mel_distance(speech, little) < mel_distance(speech, much)
+
+
+def test_pesq_falls_with_noise_and_says_what_it_needs(speech):
+    try:
+        import pesq as _  # noqa: F401
+    except ImportError:
+        with pytest.raises(UserError, match=r'pip install "omnijax\[pesq\]"'):
+            pesq(speech, speech)
+        return
+    assert pesq(speech, speech) == pytest.approx(4.64, abs=0.01)
+    assert 4.6 > pesq(speech, noisy(speech, 0.003)) > pesq(speech, noisy(speech, 0.1)) > 1
+    with pytest.raises(UserError, match="PESQ finds no speech"):
+        pesq(*[Audio(np.zeros(24_000, np.float32), 24_000)] * 2)
 
 
 def test_codebook_use_counts_codes_and_their_evenness():

@@ -58,7 +58,29 @@ def talker():
     return objective, batch, "decoder/periods/layer_0/gdn/q/w"
 
 
-PARTS = {"thinker": thinker, "talker": talker}
+def codec():
+    """The same of the codec: eight clips of tones, each its own length."""
+    import numpy as np
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "codec"))
+    import tiny_codec
+
+    from omnijax.data.crops import CodecBatch
+    from omnijax.models.codec import Codec
+    from omnijax.models.codec.losses import MelLossConfig
+    from omnijax.train.objectives.codec import CodecLossConfig, codec_objective
+
+    model = Codec(tiny_codec.config())
+    size = 8 * model.config.samples_per_frame
+    lengths = size - 7 * np.arange(8, dtype=np.int32)
+    tones = 0.3 * np.sin(np.arange(size) * np.linspace(0.2, 1.5, 8)[:, None])
+    samples = (tones * (np.arange(size) < lengths[:, None])).astype(np.float32)
+    batch = CodecBatch(samples, lengths)
+    losses = CodecLossConfig(mel_scales=MelLossConfig(windows=(64, 128), bins=(8, 12)))
+    return codec_objective(model, batch, losses), batch, "codec/quantiser/codebooks"
+
+
+PARTS = {"thinker": thinker, "talker": talker, "codec": codec}
 
 
 def compare(names: list[str], part: str, *, train: bool = False) -> dict:
@@ -80,7 +102,8 @@ def compare(names: list[str], part: str, *, train: bool = False) -> dict:
 
     jax.config.update("jax_default_matmul_precision", "highest")
     objective, batch, split = PARTS[part]()
-    options = OptimizerConfig(name="muon")  # AdamW too: for what is no matrix
+    # Muon is AdamW too, for what is no matrix; the codec's parameters all lie whole.
+    options = OptimizerConfig(name="adamw" if part == "codec" else "muon")
     optimizer = make_optimizer(options, 10)
     params = jax.tree.map(np.asarray, jax.jit(lambda: init_params(objective, 0))())
     state = jax.jit(lambda p: init_state(p, (".*",), optimizer, seed=0))(params)
@@ -159,6 +182,12 @@ def test_loss_and_gradients_on_a_mix_of_axes_are_those_of_one_device(mesh):
 def test_the_talkers_loss_and_gradients_are_those_of_one_device(mesh):
     check(results(*MIXES, part="talker")[mesh])
     assert results(*MIXES, part="talker")["data, fsdp and tensor"]["split"] == 4
+
+
+@pytest.mark.slow
+def test_the_codecs_loss_and_gradients_are_those_of_one_device():
+    mix = "data, fsdp and tensor"
+    check(results(mix, part="codec")[mix])
 
 
 def test_gradients_lie_split_like_their_parameters():
