@@ -172,7 +172,8 @@ def export_talker(run: Path, directory: Path, speech: SpeechConfig | None = None
     kept = {name: config[name] for name in EXPORTED}
     tokenizer = open_tokenizer(config["tokenizer"])
     kept["speech"] = to_dict(speech) if speech else config.get("speech", {})
-    kept |= {"tokenizer": TOKENIZER, "pace": paces(source, tokenizer)}
+    said = (source[place] for place in range(len(source)))
+    kept |= {"tokenizer": TOKENIZER, "pace": paces(said, tokenizer)}
     file = save_weights(directory, params, json.loads(json.dumps(kept)))
     tokenizer.save(directory / TOKENIZER)
     beside = directory.parent / TOKENIZER

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from omnijax import pretrained
+from omnijax.data.codes import Utterance
 from omnijax.errors import UserError
 from omnijax.media import ProcessorConfig
 from omnijax.models import presets
@@ -68,6 +69,16 @@ def test_weights_of_another_model_are_named(run, tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match="no weights at .*nowhere.*: give nano, a folder"):
         pretrained.load(str(tmp_path / "nowhere"))
+
+
+def test_a_pace_is_frames_a_token_of_each_language_and_of_all():
+    tokenizer = train_tokenizer([TEXT], 300)
+    tokens = len(tokenizer.encode(TEXT))
+    said = [
+        Utterance(TEXT, language, "a", "", np.zeros((frames * tokens, 2)))
+        for language, frames in (("en", 4), ("en", 2), ("de", 9))
+    ]
+    assert pretrained.paces(said, tokenizer) == {"": 5.0, "de": 9.0, "en": 3.0}
 
 
 def test_the_shipped_weights_take_less_than_20_megabytes():

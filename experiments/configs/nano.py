@@ -8,6 +8,7 @@ s1_adapters  what joins the encoders to the frozen decoder
 s1           the encoders too, the decoder still frozen
 s2_decoder   the decoder learns to read the encoders, which stand still: a step costs less
 s2           everything, under doubt
+s2_questions everything again at a lower rate, with more questions about what is seen
 
 Every example is new: it is made as it is read. Every stage's matrices are trained by Muon.
 """
@@ -25,6 +26,9 @@ from omnijax.train.stages import AugmentConfig, OptimizerConfig, RunConfig, Stag
 # Stands for voices that the corpus does not have. Nothing is masked: a word that cannot be heard
 # would have to be guessed from its neighbours, and held-out combinations are bad guesses.
 VOICES = AugmentConfig(warp=0.12, shift=2.0, gain_db=6.0, noise_db=12.0)
+# A word of the answer so far may be wrong, so the next one must be heard or seen: which words go
+# together is a bad guess where a combination was never met.
+DOUBT = dataclasses.replace(VOICES, answer_noise=0.1)
 # Weights that join an encoder to the decoder.
 ADAPTERS = (r"^audio/(final_norm|proj_)", r"^vision/merger")
 DECODER = r"^(embed|decoder|lm_head)"
@@ -62,7 +66,7 @@ JOINT = {
     "loss_weighting": "sqrt",
 }
 
-LAST = "s2"
+LAST = "s2_questions"
 STAGES = {
     stage.name: stage
     for stage in (
@@ -144,12 +148,33 @@ STAGES = {
             name="s2",
             starts_from=("s2_decoder",),
             **JOINT,
-            steps=2000,
+            steps=1700,
             seed=1,  # goes on with other examples
             optimizer=muon(1.5e-3, 50),
-            # A word of the answer so far may be wrong, so the next one must be heard or seen:
-            # which words go together is a bad guess where a combination was never met.
-            augment=dataclasses.replace(VOICES, answer_noise=0.1),
+            augment=DOUBT,
+        ),
+        Stage(
+            name="s2_questions",
+            starts_from=("s2",),
+            **JOINT
+            | {
+                "mixture": live(
+                    transcribe=2.6,
+                    words=1,
+                    picture_question_written=2.5,
+                    picture_question_spoken=3,
+                    describe=1,
+                    sound_time=2,
+                    caption=2.4,
+                    tool_call=1,
+                    tool_call_written=0.1,
+                    text_question=1,
+                )
+            },
+            steps=800,
+            seed=2,
+            optimizer=muon(1.2e-3, 40),
+            augment=DOUBT,
         ),
     )
 }

@@ -66,7 +66,7 @@ def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformati
     adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
     muon = scale_by_muon(
         beta=config.muon_beta,
-        # Scaled by row sums at first (arXiv 2512.04632), four iterations do what five did.
+        # Scaled by row sums at first (arXiv 2512.04632), four iterations take the place of five.
         preconditioning="aol",
         ns_steps=4,
         weight_dimension_numbers=lambda tree: unflatten({p: matrix_axes(p) for p in flatten(tree)}),
