@@ -73,7 +73,7 @@ def score() -> None:
     import numpy as np
 
     from omnijax.data.omniworld import live
-    from omnijax.eval.speech import codebook_use, mel_distance, pesq, stoi
+    from omnijax.eval.speech import codebook_use, mel_distance, stoi
     from omnijax.media import Audio
     from omnijax.models.codec import SAMPLE_RATE, decode_clip, encode_clip
     from omnijax.train.codec import load_codec
@@ -97,7 +97,7 @@ def score() -> None:
         "examples": len(examples),
         "stoi": float(np.mean([stoi(a, b) for a, b in pairs])),
         "stoi_of_noise": float(np.mean([stoi(a, b) for a, b in zip(clips, noise, strict=True)])),
-        **perceived(pesq, pairs),
+        **perceived(pairs),
         "mel_distance": float(np.mean([mel_distance(a, b) for a, b in pairs])),
         "codebook_use": use.share.tolist(),
         "codebook_perplexity": use.perplexity.tolist(),
@@ -115,9 +115,11 @@ def score() -> None:
         Path(OUT.value).write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def perceived(pesq, pairs) -> dict[str, float]:
+def perceived(pairs) -> dict[str, float]:
     """PESQ, where it is installed."""
     import importlib.util
+
+    from omnijax.eval.speech import pesq
 
     if importlib.util.find_spec("pesq") is None:
         return {}

@@ -74,7 +74,7 @@ def test_many_voices_say_sentences_the_same_ones_for_the_same_index():
         omniworld.live("test_voice", tasks=["say_by_many"])
 
 
-def test_drawn_voices_are_many_and_none_is_kept_from_training():
+def test_drawn_voices_are_many_and_none_has_the_tract_of_an_unseen_one():
     drawn = [voices.drawn_voice(number) for number in range(voices.DRAWN)]
     assert len({voice[1:4] + voice[5:] for voice in drawn}) == voices.DRAWN
     unseen = {voice.variant for voice in voices.UNSEEN_VOICES}
