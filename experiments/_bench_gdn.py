@@ -1,15 +1,12 @@
-"""bench.py's tables of Gated DeltaNet: growth with length, decode, compilation, torch's form."""
+"""bench.py's tables of Gated DeltaNet: growth with length, decode, compilation."""
 
 import dataclasses
-import importlib
-import importlib.util
 
 import jax
 import jax.numpy as jnp
 
 from experiments._timing import Case, Timed, forms, normal
 from omnijax import ops
-from omnijax.errors import UserError
 from omnijax.models import presets
 from omnijax.nn.config import DecoderConfig
 
@@ -156,55 +153,5 @@ def compilation(sizes) -> list[list]:
     return [[case(2 * len(stack_config(sizes).pattern)), case(sizes.stack_layers)]]
 
 
-def torch(sizes) -> list[list]:
-    """transformers' torch_chunk_gated_delta_rule and torch's attention beside ours, alternating."""
-    # By name, for nothing here may need torch: .venv-parity has it (make parity).
-    torch = importlib.import_module("torch")
-    family = importlib.import_module("transformers.models.qwen3_next.modeling_qwen3_next")
-    theirs = family.torch_chunk_gated_delta_rule
-    attention = torch.nn.functional.scaled_dot_product_attention
-    heads, dim = sizes.heads, sizes.head_dim
-
-    def backward(f, xs):
-        def call():
-            leaves = [x.detach().requires_grad_() for x in xs]
-            f(*leaves).square().sum().backward()
-
-        return call
-
-    groups = []
-    for length in sizes.lengths:
-        xs, tokens = inputs(length, heads, dim), {"per": length, "unit": "token"}
-        q, k, v, decay, beta = (torch.tensor(jax.device_get(x).copy()) for x in xs)
-
-        def chunk(q, k, v, decay, beta):
-            return theirs(q * dim**0.5, k, v, decay, beta, chunk_size=CHUNK)[0]
-
-        far = float(jnp.max(jnp.abs(rule(*xs) - chunk(q, k, v, decay, beta).numpy())))
-        if not far < 1e-3:
-            raise UserError(f"transformers' form differs from ours by {far}: nothing to compare")
-        flat = [x.transpose(1, 2).contiguous() for x in (q, k, v)]
-        sdpa = lambda *xs: attention(*xs, is_causal=True)  # noqa: E731
-        both = [(f"torch gdn, T {length}", chunk, (q, k, v, decay, beta))]
-        both += [(f"torch attention, T {length}", sdpa, flat)]
-        group = forms(f"gdn, T {length}", rule, *xs, **tokens)
-        for name, f, own in both:
-            group += [
-                Case(f"{name}, forward", lambda f=f, own=own: lambda: f(*own), **tokens),
-                Case(f"{name}, with backward", lambda f=f, own=own: backward(f, own), **tokens),
-            ]
-        groups.append(group)
-    return groups
-
-
-def why_not(name: str) -> str | None:
-    """The reason why a table cannot be measured here, as a line."""
-    if name == "torch":
-        for module in ("torch", "transformers"):
-            if importlib.util.find_spec(module) is None:
-                return f"torch: skipped, {module} is not installed here (.venv-parity has it)"
-    return None
-
-
 MOST_ROUNDS = {"compilation": 3}  # a call takes seconds
-TABLES = (gdn, growth, stack, compilation, torch)
+TABLES = (gdn, growth, stack, compilation)

@@ -7,8 +7,12 @@ How it measures stands in _timing.py. "% of limit" is the least time that the ma
 at this run's best matrix product and memory copy, over the median. It counts operations that every
 form needs, so that a form which does more of them shows a smaller share. "MiB" is the memory that
 the compiled program needs beside its arguments. `attention` is this repository's own: where it
-loses to Gated DeltaNet, a fused kernel may still win. The table `torch` needs torch and
-transformers: .venv-parity/bin/python experiments/bench.py --only=torch
+loses to Gated DeltaNet, a fused kernel may still win. The tables beside torch need it and
+transformers, and one of them two host devices:
+
+    .venv-parity/bin/python experiments/bench.py --only=torch,torch_decode
+    XLA_FLAGS="--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false" \
+        .venv-parity/bin/python experiments/bench.py --only=torch_sharded
 """
 
 import dataclasses
@@ -21,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from absl import flags  # noqa: E402
 
-from experiments import _bench_gdn  # noqa: E402
+from experiments import _bench_gdn, _bench_torch  # noqa: E402
 from experiments._main import launch  # noqa: E402
 from omnijax.errors import UserError  # noqa: E402
 
@@ -239,7 +243,10 @@ def mel(sizes: Sizes) -> list[list]:
     return [[Case(f"log-mel of {sizes.seconds:g} s", lambda: lambda: log_mel(samples))]]
 
 
-TABLES = {f.__name__: f for f in (*_bench_gdn.TABLES, conv, experts, train, decode, mel)}
+TABLES = {
+    f.__name__: f
+    for f in (*_bench_gdn.TABLES, *_bench_torch.TABLES, conv, experts, train, decode, mel)
+}
 
 
 def run(names: list[str], sizes: Sizes, folder: Path, show: Callable = print) -> None:
@@ -248,7 +255,7 @@ def run(names: list[str], sizes: Sizes, folder: Path, show: Callable = print) ->
 
     machine = Machine()
     for name in names:
-        if reason := _bench_gdn.why_not(name):
+        if reason := _bench_torch.why_not(name):
             show(reason)
             continue
         about = environment()

@@ -47,14 +47,15 @@ class Attention(nn.Module):
             y = ops.attention(q, k, v, q_segments=segment_ids, kv_segments=segment_ids, **options)
         else:
             rows = jax.lax.broadcasted_iota("int32", step.slots.shape, 0)
-            write = lambda old, new: old.at[period, rows, step.slots].set(  # noqa: E731
+            write = lambda old, new: old.at[period, rows, :, step.slots].set(  # noqa: E731
                 new.astype(old.dtype), mode="drop"
             )
+            read = lambda all: all[period].swapaxes(1, 2).astype(q.dtype)  # noqa: E731
             cache = AttentionCache(write(cache.key, k), write(cache.value, v))
             y = ops.attention(
                 q,
-                cache.key[period].astype(q.dtype),
-                cache.value[period].astype(q.dtype),
+                read(cache.key),
+                read(cache.value),
                 q_segments=segment_ids,
                 kv_segments=step.segment_ids,
                 q_positions=step.positions,

@@ -9,10 +9,13 @@ from omnijax.typing import Array, Float, Int
 
 
 class AttentionCache(NamedTuple):
-    """Keys and values of one attention layer of each period; slot s holds a row's s-th token."""
+    """Keys and values of one attention layer of each period; slot s holds a row's s-th token.
 
-    key: Float[Array, "L B S K H"]
-    value: Float[Array, "L B S K H"]
+    Heads stand before slots, as a step reads them: otherwise it would turn the whole cache first.
+    """
+
+    key: Float[Array, "L B K S H"]
+    value: Float[Array, "L B K S H"]
 
 
 class GDNCache(NamedTuple):
@@ -47,7 +50,7 @@ def init_cache(
 
     def layer(mixer: str) -> AttentionCache | GDNCache:
         if mixer == "full":
-            shape = (*lead, max_len, config.kv_heads, config.head_dim)
+            shape = (*lead, config.kv_heads, max_len, config.head_dim)
             return AttentionCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
         keys, values = config.gdn_key_heads, config.gdn_value_heads
         state = (*lead, values, config.gdn_key_dim, config.gdn_value_dim)

@@ -36,6 +36,9 @@ def causal_conv(
         return _sum_of_shifts(padded, weight, None), padded[:, length:]
     valid = segment_ids > 0
     padded = jnp.concatenate([state.astype(x.dtype), jnp.where(valid[..., None], x, 0)], 1)
+    if length == 1:  # decode: the token goes on with the row's document, or is padding
+        out = _sum_of_shifts(padded, weight, jnp.broadcast_to(valid, (taps, *valid.shape)))
+        return out, jnp.where(valid[..., None], padded[:, 1:], padded[:, :-1])
     filled = fill_segments(segment_ids)
     ids = jnp.concatenate([jnp.repeat(filled[:, :1], taps - 1, 1), filled], 1)
     same = jnp.stack([ids[:, i : i + length] == filled for i in range(taps)])

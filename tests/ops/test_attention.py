@@ -87,6 +87,26 @@ def test_both_forms_equal_the_definition_and_each_other_in_gradients(case):
         np.testing.assert_allclose(a, b, atol=3e-6)
 
 
+def test_one_query_sees_what_the_last_of_many_sees_and_its_gradient_is_theirs():
+    q, k, v = make()
+    ids = jnp.ones((B, T), jnp.int32).at[:, : T // 3].set(0)
+    many, one = (
+        {
+            "q_segments": ids[:, -n:],
+            "kv_segments": ids,
+            "q_positions": jnp.broadcast_to(jnp.arange(T), (B, T))[:, -n:],
+        }
+        for n in (2, 1)
+    )
+    last = run(q[:, -2:].at[:, 0].set(0), k, v, True, None, "dense", many)[0][:, 1:]
+    out, grads = run(q[:, -1:], k, v, True, None, "dense", one)
+    np.testing.assert_allclose(out, last, atol=1e-6)
+    blocks, theirs = run(q[:, -1:], k, v, True, None, "blocks", one)
+    np.testing.assert_allclose(out, blocks, atol=2e-6)
+    for a, b in zip(grads, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-6)
+
+
 @pytest.mark.parametrize("implementation", ["dense", "blocks"])
 def test_a_query_that_sees_nothing_gives_zero_and_zero_gradient(implementation):
     q, k, v = make(T)

@@ -126,6 +126,27 @@ def test_a_row_fed_in_right_padded_pieces_equals_the_row_fed_whole():
     np.testing.assert_array_equal(state, last)
 
 
+def test_a_row_fed_token_by_token_equals_the_row_fed_whole():
+    """Padding, which comes between tokens for rows that wait, changes no state."""
+    ids = IDS[:3]
+    x, weight = jnp.asarray(make(3, 20, WIDTH)), jnp.asarray(make(TAPS, WIDTH))
+    whole, last = CONV(x, weight, segment_ids=jnp.asarray(ids))
+    state, previous, outs = jnp.zeros((3, TAPS - 1, WIDTH)), ids[:, 0], []
+    for t in range(20):
+        begins = (ids[:, t] > 0) & (ids[:, t] != previous)
+        state = jnp.where(begins[:, None, None], 0, state)
+        out, state = CONV(
+            x[:, t : t + 1], weight, segment_ids=jnp.asarray(ids[:, t : t + 1]), state=state
+        )
+        waited, kept = CONV(x[:, :1], weight, segment_ids=jnp.zeros((3, 1), jnp.int32), state=state)
+        np.testing.assert_array_equal(waited, 0)
+        np.testing.assert_array_equal(kept, state)
+        previous = np.where(ids[:, t] > 0, ids[:, t], previous)
+        outs.append(out)
+    np.testing.assert_allclose(jnp.concatenate(outs, 1), whole, atol=1e-6)
+    np.testing.assert_array_equal(state, last)
+
+
 def test_bfloat16_is_summed_in_float32():
     x, weight = jnp.asarray(make(1, 30, WIDTH), jnp.bfloat16), jnp.asarray(make(TAPS, WIDTH))
     out, state = causal_conv(x, weight)
