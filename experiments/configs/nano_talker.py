@@ -10,12 +10,11 @@ talker_speakers  on the voices that the demo speaks with, under the schedule tha
 
 import ml_collections
 
-from experiments.configs.nano import muon
 from omnijax.errors import UserError
 from omnijax.generate.sampling import SamplingConfig
 from omnijax.generate.speech import SpeechConfig
 from omnijax.models.talker import presets
-from omnijax.train.stages import RunConfig, Stage, to_dict
+from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
 from omnijax.train.talker import TalkerTraining
 
 CODES = ("codes:runs/nano_codec/codes=0.8", "codes:runs/nano_codec/replies=0.2")
@@ -29,10 +28,10 @@ STAGES = {
             objective="talker",
             trains=TRAINS,
             mixture=CODES,
-            steps=2600,
+            steps=5000,
             batch=2,
             tokens=1024,
-            optimizer=muon(2e-3, 100, end_fraction=0.3),
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, end_fraction=0.1),
         ),
         Stage(
             name="talker_speakers",
@@ -40,11 +39,11 @@ STAGES = {
             starts_from=("talker",),
             trains=TRAINS,
             mixture=CODES,
-            steps=2400,
+            steps=6000,
             batch=6,
             tokens=384,
             seed=1,  # goes on with other draws
-            optimizer=muon(1.2e-3, 50),
+            optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=100),
         ),
     )
 }

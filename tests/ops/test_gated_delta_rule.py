@@ -356,6 +356,20 @@ def test_the_example_in_the_docstring_runs():
     assert doctest.DocTestRunner().run(example).failed == 0
 
 
+def test_heads_may_be_split_by_shard_map_without_a_state_given():
+    """The state that the rule starts from by itself varies over the mesh as the inputs do."""
+    *tokens, _ = (jnp.asarray(x, jnp.float32) for x in make(40))
+    heads = jax.P(None, None, "heads")
+    mesh = jax.make_mesh((1,), ("heads",), (jax.sharding.AxisType.Auto,))
+
+    def rule(*tokens):
+        return gated_delta_rule(*tokens, chunk_size=16)[0]
+
+    split = jax.shard_map(rule, mesh=mesh, in_specs=(heads,) * 5, out_specs=heads)
+    for f in (lambda f: f, lambda f: jax.grad(lambda *x: jnp.sum(f(*x) ** 2), range(5))):
+        jax.tree.map(np.testing.assert_array_equal, f(split)(*tokens), f(rule)(*tokens))
+
+
 def test_the_same_bits_come_twice():
     inputs = make(100)
     ids = random_segments(np.random.default_rng(0), 2, 100)

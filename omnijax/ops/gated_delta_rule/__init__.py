@@ -79,6 +79,10 @@ def gated_delta_rule(
     ([4.0, 3.0, 1.75], 1.75)
     """
     state = _check(q, k, v, log_decay, beta, segment_ids, initial_state, chunk_size)
+    # In shard_map a scan's state has to vary over the axes of the mesh that its inputs vary over.
+    varying, known = (jax.typeof(x).manual_axis_type.varying for x in (v, state))
+    if varying - known:
+        state = jax.lax.pcast(state, tuple(varying - known), to="varying")
     implementation = implementation or "chunked"
     with jax.named_scope("gated_delta_rule"):
         if implementation == "naive":
