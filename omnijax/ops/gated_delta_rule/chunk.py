@@ -84,7 +84,7 @@ def solve(x: Tokens, documents: Documents | None, state: Float[Array, "B K G H H
     strict = jnp.exp(jnp.where(before, _sums_between(x.log_decay), -jnp.inf))
     keys = _dot("bkih,bkjh->bkij", x.k, x.k)[:, :, None]
     inverse = unit_lower_inverse(keys * strict * x.beta[..., None])
-    seen = _dot("bkih,bkghv->bkgiv", x.k, state)
+    seen = _dot("bkgih,bkghv->bkgiv", _by_head(x.k, state), state)
     residual = x.beta[..., None] * (x.v - from_start[..., None] * seen)
     write = _dot("bkgij,bkgjv->bkgiv", inverse, residual)
     return Solved(keys, strict, from_start, inverse, seen, write)
@@ -93,16 +93,16 @@ def solve(x: Tokens, documents: Documents | None, state: Float[Array, "B K G H H
 def outputs(x: Tokens, s: Solved, state: Float[Array, "B K G H Hv"]) -> Float[Array, "..."]:
     """O, [B, K, G, C, Hv]."""
     scores = _dot("bkih,bkjh->bkij", x.q, x.k)[:, :, None] * _with_diagonal(s.strict)
-    out = s.from_start[..., None] * _dot("bkih,bkghv->bkgiv", x.q, state)
+    out = s.from_start[..., None] * _dot("bkgih,bkghv->bkgiv", _by_head(x.q, state), state)
     return out + _dot("bkgij,bkgjv->bkgiv", scores, s.write)
 
 
 def advance(x: Tokens, s: Solved, state: Float[Array, "B K G H Hv"]) -> Float[Array, "..."]:
     """The state after the chunk."""
     to_end = _with_diagonal(s.strict)[..., -1, :, None]
-    return s.from_start[..., -1, None, None] * state + _dot(
-        "bkih,bkgiv->bkghv", x.k, to_end * s.write
-    )
+    write = to_end * s.write
+    written = _dot("bkgih,bkgiv->bkghv", _by_head(x.k, write), write)
+    return s.from_start[..., -1, None, None] * state + written
 
 
 def pull(
@@ -120,9 +120,10 @@ def pull(
     decay = _with_diagonal(s.strict)
     to_end, from_start, beta = decay[..., -1, :, None], s.from_start[..., None], x.beta[..., None]
     scores = _dot("bkih,bkjh->bkij", x.q, x.k)[:, :, None]
+    q, k = _by_head(x.q, state), _by_head(x.k, state)
 
     by_write = _dot("bkgij,bkgiv->bkgjv", scores * decay, by_out)
-    by_write += to_end * _dot("bkih,bkghv->bkgiv", x.k, by_after)
+    by_write += to_end * _dot("bkgih,bkghv->bkgiv", k, by_after)
     by_residual = _dot("bkgij,bkgiv->bkgjv", s.inverse, by_write)
     by_v = beta * by_residual
     by_scores = _dot("bkgiv,bkgjv->bkgij", by_out, s.write)
@@ -150,9 +151,18 @@ def pull(
     by_k += _dot("bkij,bkjh->bkih", by_keys + by_keys.swapaxes(-1, -2), x.k)
     by_k += jnp.sum(from_start * k_met + to_end * k_left, 2)
     by_state = from_start[..., -1:, :] * by_after
-    by_state += _dot("bkih,bkgiv->bkghv", x.q, from_start * by_out)
-    by_state -= _dot("bkih,bkgiv->bkghv", x.k, from_start * by_v)
+    by_state += _dot("bkgih,bkgiv->bkghv", q, from_start * by_out)
+    by_state -= _dot("bkgih,bkgiv->bkghv", k, from_start * by_v)
     return Tokens(by_q, by_k, by_v, by_log_decay, by_beta), by_state
+
+
+def _by_head(x, like):
+    """q or k for every value head, so that heads are batch axes of a product with a state.
+
+    Otherwise the state's own axes stand on both sides of the one that is summed over, and XLA
+    turns it first: at 8 heads of 128 on a CPU a fifth of the time, forward and back.
+    """
+    return jnp.broadcast_to(x[:, :, None], (*like.shape[:3], *x.shape[2:]))
 
 
 def _with_diagonal(strict):
