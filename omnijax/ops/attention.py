@@ -77,10 +77,11 @@ def attention(
 
 def _dense(q, k, v, seen):
     """[B, K, G, T, Hv] in float32, all scores at once."""
-    # For one query the keys stand first in the product: otherwise a CPU turns all of them.
-    form = "bksh,bkgth->bksgt" if q.shape[3] == 1 else "bksh,bkgth->bkgts"
-    scores = jnp.einsum(form, k, q, preferred_element_type=jnp.float32)
-    scores = jnp.moveaxis(scores, 2, -1) if q.shape[3] == 1 else scores
+    if q.shape[3] == 1:  # the keys stand first: otherwise a CPU turns all of them for one query
+        scores = jnp.einsum("bksh,bkgth->bksgt", k, q, preferred_element_type=jnp.float32)
+        scores = jnp.moveaxis(scores, 2, -1)
+    else:
+        scores = jnp.einsum("bkgth,bksh->bkgts", q, k, preferred_element_type=jnp.float32)
     scores = jnp.where(seen, scores, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True))
     weights = jnp.exp(scores - jnp.where(top == -jnp.inf, 0, top))  # a blind row: all zero
