@@ -11,6 +11,13 @@ s2           everything, under doubt
 s2_questions everything again at a lower rate, with more questions about what is seen
 
 Every example is new: it is made as it is read. Every stage's matrices are trained by Muon.
+
+Beside them stands what the shipped weights do not come from yet, for a decoder that looks things
+up before it reads a picture or hears a sound; each from the one before, by AdamW:
+
+recall_again  lists of words in twos, told again in other orders
+recall_asked  the same asked for one by one
+recall        scenes told in words, a dozen questions each; and what lm has
 """
 
 import dataclasses
@@ -66,6 +73,10 @@ JOINT = {
     "loss_weighting": "sqrt",
 }
 
+# Text alone, for the decoder alone.
+TEXT = {"trains": (DECODER,), "batch": 2, "tokens": 1024, "audio_chunks": 0, "patches": 0}
+STEADY = OptimizerConfig(learning_rate=3e-3, warmup_steps=50, schedule="constant")
+
 LAST = "s2_questions"
 STAGES = {
     stage.name: stage
@@ -110,12 +121,8 @@ STAGES = {
         Stage(
             name="lm",
             mixture=live(text_question=4, tool_call_written=1),
-            trains=(DECODER,),
+            **TEXT,
             steps=250,
-            batch=2,
-            tokens=1024,
-            audio_chunks=0,
-            patches=0,
             optimizer=muon(2e-3, 50),
         ),
         Stage(
@@ -175,6 +182,29 @@ STAGES = {
             seed=2,
             optimizer=muon(1.2e-3, 40),
             augment=DOUBT,
+        ),
+        Stage(
+            name="recall_again",
+            mixture=live(recall_again=1),
+            **TEXT,
+            steps=300,
+            optimizer=STEADY,
+        ),
+        Stage(
+            name="recall_asked",
+            starts_from=("recall_again",),
+            mixture=live(recall_asked=1),
+            **TEXT,
+            steps=300,
+            optimizer=STEADY,
+        ),
+        Stage(
+            name="recall",
+            starts_from=("recall_asked",),
+            mixture=live(recall_asked=0.3, recall_scenes=3, text_question=3, tool_call_written=0.7),
+            **TEXT,
+            steps=800,
+            optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50),
         ),
     )
 }

@@ -246,7 +246,7 @@ def test_live_examples_are_the_corpus_and_go_on_where_it_ends(tmp_path):
     words = open_source("omniworld_live/words")
     assert words[3]["task"] == "words" and words[3]["id"].startswith("words-")
     assert open_source("omniworld_live/words", split="validation")[3]["meta"] != words[3]["meta"]
-    with pytest.raises(UserError, match="words are a source of their own, for training, not test"):
+    with pytest.raises(UserError, match="words is a source of its own, for training, not test"):
         open_source("omniworld_live/words", split="test")
     assert not (tmp_path / "none").exists()
 

@@ -17,7 +17,7 @@ from omnijax.data.omniworld.builder import (
 )
 from omnijax.data.omniworld.records import make_example, read_record
 from omnijax.data.omniworld.splits import SPLITS
-from omnijax.data.omniworld.tasks import TASKS, task_of
+from omnijax.data.omniworld.tasks import PRACTICE, TASKS, task_of
 from omnijax.errors import UserError
 
 
@@ -80,7 +80,7 @@ class StoredSource(_Indexed):
 
 
 LIVE_TRAIN = 400_000  # more than nano sees
-LIVE_WORDS = {"train": 100_000, "validation": 500}
+LIVE_PRACTICE = {"train": 100_000, "validation": 500}
 LIVE_ALOUD = {"train": 100_000, "validation": 500, "test": 500}
 ALOUD = {"say_reply": reply, "say_by_many": said_by_many}
 LIVE_SAY = {"train": ("say", 100_000), "validation": ("say", 500), "test": ("say_test", 500)}
@@ -109,9 +109,9 @@ def live(
 ) -> LazySource | Aloud:
     """A split that is never stored: in training the corpus and on beyond its end.
 
-    tasks: only these. ``words``, which is for training alone, ``say``, ``say_reply`` (what the
-    other tasks are answered with) and ``say_by_many`` (sentences in drawn voices), which have
-    speech in their "meta", are sources of their own.
+    tasks: only these. Sources of their own are ``words`` and ``recall_...``, which are for
+    training alone, and ``say``, ``say_reply`` (what the other tasks are answered
+    with) and ``say_by_many`` (sentences in drawn voices), which have speech in their "meta".
     """
     for task in ALOUD:
         if tasks is not None and task in tasks:
@@ -125,11 +125,11 @@ def live(
         part, size = LIVE_SAY[split]
         # Other sentences than training's, of combinations that it has met.
         return LazySource(part, size, seed=seed + (split == "validation"))
-    if tasks is not None and "words" in tasks:
-        if len(tasks) > 1 or split not in ("train", "validation"):
-            raise UserError(f"words are a source of their own, for training, not {split} {tasks}")
-        part, seed = ("train", seed) if split == "train" else ("validation", seed + 1)
-        return LazySource("words", LIVE_WORDS[part], seed=seed)
+    for task in PRACTICE:
+        if tasks is not None and task in tasks:
+            if len(tasks) > 1 or split not in LIVE_PRACTICE:
+                raise UserError(f"{task} is a source of its own, for training, not {split} {tasks}")
+            return LazySource(task, LIVE_PRACTICE[split], seed=seed + (split == "validation"))
     size = LIVE_TRAIN if split == "train" else SIZES[_check_split(split)]
     return LazySource(split, size, seed=seed, tasks=tasks)
 

@@ -5,8 +5,8 @@ Every example's ``meta`` names what it shows or says: ``objects`` (shape, colour
 turns) and ``asked``, the indices of the objects and events that the question is about. From these
 alone:
 
-    train, validation, words     contain no held-out combination anywhere
-    test, test_voice, say_test   ask about at least one held-out combination
+    train, validation, say, words, recall_*  contain no held-out combination anywhere
+    test, test_voice, say_test               ask about at least one held-out combination
 
 Every single word, shape, colour, place, motion and sound occurs in training.
 """
@@ -26,7 +26,8 @@ MOTIONS = (
 SOUNDS = ("bell", "drum", "whistle", "click", "buzz", "splash", "horn", "chirp")
 WORDINGS = 6
 
-TRAIN_SPLITS = ("train", "validation", "say", "words")
+RECALL = ("recall_again", "recall_asked", "recall_scenes")
+TRAIN_SPLITS = ("train", "validation", "say", "words", *RECALL)
 TEST_SPLITS = ("test", "test_voice", "say_test")
 SPLITS = (*TRAIN_SPLITS, *TEST_SPLITS)
 

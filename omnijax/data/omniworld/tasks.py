@@ -11,8 +11,8 @@ import zlib
 
 import numpy as np
 
-from omnijax.data.omniworld import calls, clips, pictures, sentences
-from omnijax.data.omniworld.splits import SPLITS
+from omnijax.data.omniworld import calls, clips, pictures, recall, sentences
+from omnijax.data.omniworld.splits import RECALL, SPLITS
 from omnijax.errors import UserError
 
 # Of 100 examples; each block of 100 has exactly these.
@@ -38,12 +38,19 @@ _MAKERS = {
     "tool_call_written": functools.partial(calls.tool_call, by_voice=False),
     "text_question": functools.partial(pictures.question, form="text"),
     "words": sentences.words,
+    "recall_again": recall.again,
+    "recall_asked": recall.asked,
+    "recall_scenes": recall.scenes,
     "say": sentences.say,
 }
 BLOCK = sum(MIXTURE.values())
-TASKS = (*MIXTURE, "words", "say")
+# For training alone; each is a split of its own, called like the task.
+PRACTICE = ("words", *RECALL)
+TASKS = (*MIXTURE, *PRACTICE, "say")
 # Splits of one task only; the others hold the mixture.
-OWN_TASK = {"say": "say", "say_test": "say", "test_voice": "transcribe", "words": "words"}
+OWN_TASK = {"say": "say", "say_test": "say", "test_voice": "transcribe"} | {
+    task: task for task in PRACTICE
+}
 
 
 def task_of(index: int, split: str) -> str:

@@ -40,7 +40,7 @@ def words(plan):
     yield from plan["meta"].get("transcript", "").split()
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "say", "words"])
+@pytest.mark.parametrize("split", splits.TRAIN_SPLITS)
 def test_no_training_example_holds_a_held_out_combination(split):
     found = {c for plan in plans(split) for c in splits.combinations(plan["meta"])}
     assert len(found) > 100
