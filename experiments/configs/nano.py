@@ -75,7 +75,10 @@ JOINT = {
 
 # Text alone, for the decoder alone.
 TEXT = {"trains": (DECODER,), "batch": 2, "tokens": 1024, "audio_chunks": 0, "patches": 0}
-STEADY = OptimizerConfig(learning_rate=3e-3, warmup_steps=50, schedule="constant")
+LISTS = TEXT | {
+    "steps": 300,
+    "optimizer": OptimizerConfig(learning_rate=3e-3, warmup_steps=50, schedule="constant"),
+}
 
 LAST = "s2_questions"
 STAGES = {
@@ -183,20 +186,12 @@ STAGES = {
             optimizer=muon(1.2e-3, 40),
             augment=DOUBT,
         ),
-        Stage(
-            name="recall_again",
-            mixture=live(recall_again=1),
-            **TEXT,
-            steps=300,
-            optimizer=STEADY,
-        ),
+        Stage(name="recall_again", mixture=live(recall_again=1), **LISTS),
         Stage(
             name="recall_asked",
             starts_from=("recall_again",),
             mixture=live(recall_asked=1),
-            **TEXT,
-            steps=300,
-            optimizer=STEADY,
+            **LISTS,
         ),
         Stage(
             name="recall",
