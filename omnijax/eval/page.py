@@ -66,7 +66,7 @@ def audio(samples: np.ndarray, sample_rate: int) -> str:
     """A player of float samples [A]."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, sample_rate, format="WAV", subtype="PCM_16")
-    return f'<audio controls preload="none" src="{_uri("audio/wav", buffer.getvalue())}"></audio>'
+    return f'<audio controls preload="metadata" src="{_uri("audio/wav", buffer.getvalue())}"></audio>'
 
 
 def spectrogram(mel: np.ndarray, *, hop_seconds: float = 0.01) -> str:
