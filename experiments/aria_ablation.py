@@ -2,12 +2,14 @@
 
     python experiments/aria_ablation.py                     # runs/aria_ablation/index.html
     python experiments/aria_ablation.py --variants=chunked,dual_track --seeds=3 --steps=5000
+    python experiments/aria_ablation.py --starts_from=weights:nano/talker --steps=400
 
-Talkers that are alike but for their streams learn from the same codes (`talker.py codes`), then
-say held-out sentences: by language, by how much of the text is there before the first frame, and
-in answers of up to twice as many sentences as any in training. What they say is written down by
-nano's Thinker; its error on the source speech stands beside. Results are kept in results.json as
-they come: the same command goes on where it stopped, more seeds or variants are added.
+Talkers that are alike but for their streams learn from the same codes (`talker.py codes`), from
+random weights or all from one Talker's, then say held-out sentences: by language, by how much of
+the text is there before the first frame, and in answers of up to twice as many sentences as any in
+training. What they say is written down by nano's Thinker; its error on the source speech stands
+beside. Results are kept in results.json as they come: the same command goes on where it stopped,
+more seeds or variants are added.
 """
 
 import dataclasses
@@ -59,6 +61,7 @@ class Settings:
     variants: tuple[str, ...] = tuple(VARIANTS)
     seeds: int = 2
     steps: int = 3000
+    starts_from: str = ""  # "weights:FOLDER" of a Talker; "" = random weights
     languages: tuple[str, ...] = ("en", "de", "es", "fr")
     prefixes: tuple[int, ...] = (0, 8)  # text tokens before the first frame
     sentences: tuple[int, ...] = (1, 3, 6)  # an answer; training joins at most three
@@ -75,6 +78,9 @@ NAMES = flags.DEFINE_list("variants", [*_DEFAULT.variants], f"Of {', '.join(VARI
 ANSWERS = flags.DEFINE_integer(
     "answers", _DEFAULT.answers, "Scored, of each language and length.", lower_bound=1
 )
+STARTS_FROM = flags.DEFINE_string(
+    "starts_from", _DEFAULT.starts_from, "A Talker's weights:FOLDER; by default random weights."
+)
 CODES = flags.DEFINE_string("codes", _DEFAULT.codes, "Speech as frames: talker.py codes.")
 CODEC = flags.DEFINE_string("codec", _DEFAULT.codec, "The codec that made them.")
 RECOGNISER = flags.DEFINE_string(
@@ -90,6 +96,7 @@ def config_of(variant: Variant, settings: Settings, seed: int) -> dict[str, Any]
     config.training.asks = variant.asks
     config.stage.steps = settings.steps
     config.stage.seed = seed
+    config.stage.starts_from = (settings.starts_from,) if settings.starts_from else ()
     config.stage.mixture = f"codes:{settings.codes}=1"
     return config.to_dict()
 
@@ -254,6 +261,7 @@ def main() -> int:
         variants=tuple(NAMES.value),
         seeds=SEEDS.value or _DEFAULT.seeds,
         steps=STEPS.value or _DEFAULT.steps,
+        starts_from=STARTS_FROM.value,
         answers=ANSWERS.value,
         codes=CODES.value,
         codec=CODEC.value,

@@ -45,9 +45,10 @@ def check_unused(stage: Stage, *names: str) -> None:
 
 
 def weights_folder(name: str) -> Path:
-    """A folder of weights by path; "nano" is the one in this package."""
-    if name == "nano":
-        return Path(str(importlib.resources.files("omnijax") / "assets/nano"))
+    """A folder of weights by path; "nano" is the one in this package, with "nano/talker" and
+    "nano/codec" in it."""
+    if name in ("nano", "nano/talker", "nano/codec"):
+        return Path(str(importlib.resources.files("omnijax") / "assets")) / name
     return Path(name)
 
 

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 KINDS: dict[str, Kind] = {"lm": CHAT, "aed": CHAT, "codec": CODEC, "talker": TALKER}
 # Sections and fields that may differ between a checkpoint and the run that reads it.
 OF_NO_CONSEQUENCE = ("run", "mesh", "speech")
-HOW_COMPUTED = ("dtype", "remat", "scan_layers", "implementation")
+# What may differ from the weights that a stage starts from: the parameters have the same meaning.
+HOW_COMPUTED = ("dtype", "remat", "scan_layers", "implementation", "talker.form")
 # Where the config has the sizes of what lies under a parameter's first name.
 SECTION = {
     "audio": ("model", "aut"),

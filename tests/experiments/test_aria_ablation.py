@@ -95,6 +95,13 @@ def test_every_variant_is_trained_scored_and_shown_and_a_second_run_adds_nothing
     assert again["dual_track/0"]["losses"] == runs["dual_track/0"]["losses"]
 
 
+def test_variants_may_start_from_one_talker(settings):
+    for start, expected in (("", ()), ("weights:nano/talker", ("weights:nano/talker",))):
+        chosen = ablation.dataclasses.replace(settings, starts_from=start)
+        config = ablation.config_of(ablation.VARIANTS["chunked"], chosen, 0)
+        assert tuple(config["stage"]["starts_from"]) == expected
+
+
 def test_answers_are_of_one_voice_and_use_no_sentence_twice(settings):
     source = CodesSource(settings.codes, "test")
     answers = ablation.answers_of(source, "en", 2, 6)

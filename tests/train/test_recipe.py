@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.configs import nano
+from experiments.configs import nano, nano_talker
 from omnijax.data.omniworld import OmniWorld
 from omnijax.errors import UserError
 from omnijax.train import recipe
@@ -72,6 +72,18 @@ def test_a_stage_may_start_from_weights_in_a_folder(tmp_path):
     config["model"]["decoder"]["width"] = 96
     with pytest.raises(UserError, match=r"mine has another model: .*width: 192 .*96 here"):
         start(tmp_path / "mine")
+
+
+def test_a_talker_starts_from_the_shipped_one_whatever_the_form_of_its_stream():
+    config = resolve(nano_talker.get_config("talker").to_dict())
+    stage = dataclasses.replace(nano_talker.STAGES["talker"], starts_from=("weights:nano/talker",))
+    table = starting_params(stage, config, find=Path)["text_embed"]
+    config["talker"]["form"] = "dual_track"
+    again = starting_params(stage, config, find=Path)["text_embed"]
+    assert 0 < np.std(table["table"]) and np.array_equal(table["table"], again["table"])
+    config["talker"]["codebooks"] = 8
+    with pytest.raises(UserError, match=r"talker has another model: .*codebooks: 16 .*8 here"):
+        starting_params(stage, config, find=Path)
 
 
 @pytest.mark.parametrize(
