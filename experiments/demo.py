@@ -186,8 +186,8 @@ def main() -> int:
     sections.append(scores(loaded))
     intro = page.note(
         "A small model, trained from scratch on OmniWorld by this repository's own recipe, answers "
-        "questions about pictures, clips and sounds in combinations that it has never met. The first "
-        "answer of each length also waits for its program to be compiled."
+        "questions about pictures, clips and sounds in combinations that it has never met. The "
+        "first answer of each length also waits for its program to be compiled."
     )
     path = page.write(OUT.value, "A conversation with omnijax nano", intro, *sections)
     print(f"\nThe conversation is in {path} ({time.monotonic() - began:.0f} s in all).")

@@ -66,7 +66,8 @@ def audio(samples: np.ndarray, sample_rate: int) -> str:
     """A player of float samples [A]."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, sample_rate, format="WAV", subtype="PCM_16")
-    return f'<audio controls preload="metadata" src="{_uri("audio/wav", buffer.getvalue())}"></audio>'
+    source = _uri("audio/wav", buffer.getvalue())
+    return f'<audio controls preload="metadata" src="{source}"></audio>'
 
 
 def spectrogram(mel: np.ndarray, *, hop_seconds: float = 0.01) -> str:
