@@ -1,6 +1,7 @@
 """Scores a model on OmniWorld's held-out examples, and again with each modality made noise.
 
     python experiments/evaluate.py --weights=nano
+    python experiments/evaluate.py --parts --nonoise     # and by language, kind of question, ...
 
 Held out means unseen combinations of shape, colour, place, motion, sound and wording
 (omnijax/data/omniworld/splits.py). Beside each figure stand its chance level, the figure that is
@@ -24,6 +25,9 @@ SPLIT = flags.DEFINE_enum(
 )
 EXAMPLES = flags.DEFINE_integer("examples", 0, "At most so many of each task; 0 is all.")
 NOISE = flags.DEFINE_boolean("noise", True, "Also score with each needed modality made noise.")
+PARTS = flags.DEFINE_boolean(
+    "parts", False, "Also by language, kind of question, number of objects and of events."
+)
 OUT = flags.DEFINE_string("out", None, "Write the table here too, as JSON.")
 
 
@@ -53,6 +57,15 @@ def main() -> int:
     for row in rows:
         table.add_row(*row.cells())
     Console(width=120).print(table)
+    if PARTS.value:
+        parts = Table(title="the same, in parts")
+        for column in ("task", "by", "score (n)"):
+            parts.add_column(column)
+        for row in rows:
+            for name, found in row.parts.items():
+                cells = (f"{value} {part:.3f} ({n})" for value, (part, n) in found.items())
+                parts.add_row(row.title, name, ", ".join(cells))
+        Console(width=120).print(parts)
     if OUT.value:
         Path(OUT.value).write_text(json.dumps([row._asdict() for row in rows], indent=2) + "\n")
     return 0

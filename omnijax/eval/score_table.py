@@ -1,6 +1,6 @@
 """The held-out score table: every task beside its aim, its chance level and its noise ablations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,11 @@ LINES = (
 
 
 class Row(NamedTuple):
-    """A measured line. ``noise``: modality -> (score with it made noise, chance without it)."""
+    """A measured line.
+
+    noise: modality -> (score with it made noise, chance without it).
+    parts: what examples are told apart by -> its value -> (score, count) of those alone.
+    """
 
     title: str
     figure: str
@@ -47,6 +51,7 @@ class Row(NamedTuple):
     chance: float
     noise: dict[str, tuple[float, float]]
     count: int
+    parts: dict[str, dict[str, tuple[float, int]]]
 
     def cells(self) -> tuple[str, ...]:
         """The row as text."""
@@ -55,6 +60,29 @@ class Row(NamedTuple):
         aim = "" if self.aim is None else f"{self.aim:.2f}"
         numbers = (f"{self.score:.3f}", aim, met, f"{self.chance:.3f}", noise, str(self.count))
         return (self.title, self.figure, *numbers)
+
+
+PARTS: dict[str, Callable[[Mapping], Any]] = {
+    "language": lambda meta: meta.get("language"),
+    "kind": lambda meta: meta.get("kind"),
+    "objects": lambda meta: len(meta.get("objects", ())),
+    "events": lambda meta: len(meta.get("events", ())),
+}
+
+
+def in_parts(
+    task: str, examples: Sequence[Mapping], answers: Sequence[str]
+) -> dict[str, dict[str, tuple[float, int]]]:
+    """The score and count of each language, kind of question, number of objects and of events;
+    what all examples have in common is left out."""
+    found: dict[str, dict[str, tuple[float, int]]] = {}
+    for name, value_of in PARTS.items():
+        values = [str(value_of(example["meta"])) for example in examples]
+        for value in sorted({*values}) if len({*values}) > 1 else ():
+            chosen = [i for i, other in enumerate(values) if other == value]
+            part = score(task, [examples[i] for i in chosen], [answers[i] for i in chosen])
+            found.setdefault(name, {})[value] = (part.value, part.count)
+    return found
 
 
 def evaluate(
@@ -82,11 +110,11 @@ def evaluate(
         source = omniworld.live(name, tasks=(line.task,))
         examples = [source[i] for i in range(min(len(source), limit or len(source)))]
 
-        def scored(examples, chats, line=line):
-            answers = answer(generator, tokenizer, processor, chats, max_new_tokens=max_new_tokens)
-            return score(line.task, examples, answers)
+        def answered(chats):
+            return answer(generator, tokenizer, processor, chats, max_new_tokens=max_new_tokens)
 
-        result = scored(examples, [example["chat"] for example in examples])
+        answers = answered([example["chat"] for example in examples])
+        result = score(line.task, examples, answers)
         noisy = {}
         for modality in line.needs if noise else ():
             part = examples[:noise_limit]
@@ -94,7 +122,7 @@ def evaluate(
             chats = [with_noise(example["chat"], modality, rng) for example in part]
             without = modality if len(line.needs) > 1 else None
             noisy[modality] = (
-                scored(part, chats).value,
+                score(line.task, part, answered(chats)).value,
                 omniworld.chance(line.task, part, without),
             )
         met = None
@@ -102,7 +130,15 @@ def evaluate(
             met = result.value <= line.aim if result.lower_is_better else result.value >= line.aim
         chance = omniworld.chance(line.task, examples)
         row = Row(
-            line.title, result.figure, result.value, line.aim, met, chance, noisy, result.count
+            line.title,
+            result.figure,
+            result.value,
+            line.aim,
+            met,
+            chance,
+            noisy,
+            result.count,
+            in_parts(line.task, examples, answers),
         )
         progress(" | ".join(row.cells()))
         rows.append(row)

@@ -14,7 +14,7 @@ MODEL = (object.__new__(TextGenerator), nano_tokenizer(), nano_processor())
 
 
 def test_a_row_says_whether_its_aim_is_met():
-    row = Row("transcribe", "WER", 0.04, 0.05, True, 0.97, {"audio": (0.96, 0.97)}, 50)
+    row = Row("transcribe", "WER", 0.04, 0.05, True, 0.97, {"audio": (0.96, 0.97)}, 50, {})
     assert row.cells() == (
         "transcribe", "WER", "0.040", "0.05", "yes", "0.970", "audio 0.960 (0.970)", "50",
     )  # fmt: skip
@@ -67,6 +67,22 @@ def test_true_answers_meet_every_aim_and_noise_is_scored_beside_its_chance(world
     assert rows[2].noise["image"][1] == rows[2].chance
     assert rows[2].noise["audio"][1] == by_sight != rows[2].chance
     json.dumps([row._asdict() for row in rows])
+
+
+def test_parts_are_scored_alone_and_what_all_share_is_no_part(world):
+    def says_nothing_of_two(plans):
+        return ["" if len(plan["meta"]["objects"]) == 2 else plan["meta"]["answer"]
+                for plan in plans]  # fmt: skip
+
+    world.answers = staticmethod(says_nothing_of_two)
+    row = score_table.evaluate(*MODEL, noise=False)[2]
+    assert row.title == "picture, spoken question"
+    assert {*row.parts} == {"kind", "objects"}
+    scores = {count: score for count, (score, _) in row.parts["objects"].items()}
+    assert scores == {"1": 1.0, "2": 0.0, "3": 1.0}
+    for found in row.parts.values():
+        assert sum(n for _, n in found.values()) == row.count
+        assert sum(score * n for score, n in found.values()) / row.count == pytest.approx(row.score)
 
 
 def test_wrong_answers_miss_every_aim(world):
