@@ -8,16 +8,9 @@ s1_adapters  what joins the encoders to the frozen decoder
 s1           the encoders too, the decoder still frozen
 s2_decoder   the decoder learns to read the encoders, which stand still: a step costs less
 s2           everything, under doubt
-s2_questions everything again at a lower rate, with more questions about what is seen
+s2_questions everything again, with a dozen questions about a scene and words in no order
 
 Every example is new: it is made as it is read. Every stage's matrices are trained by Muon.
-
-Beside them stands what the shipped weights do not come from yet, for a decoder that looks things
-up before it reads a picture or hears a sound; each from the one before, by AdamW:
-
-recall_again  lists of words in twos, told again in other orders
-recall_asked  the same asked for one by one
-recall        scenes told in words, a dozen questions each; and what lm has
 """
 
 import dataclasses
@@ -73,13 +66,6 @@ JOINT = {
     "loss_weighting": "sqrt",
 }
 
-# Text alone, for the decoder alone.
-TEXT = {"trains": (DECODER,), "batch": 2, "tokens": 1024, "audio_chunks": 0, "patches": 0}
-LISTS = TEXT | {
-    "steps": 300,
-    "optimizer": OptimizerConfig(learning_rate=3e-3, warmup_steps=50, schedule="constant"),
-}
-
 LAST = "s2_questions"
 STAGES = {
     stage.name: stage
@@ -124,7 +110,11 @@ STAGES = {
         Stage(
             name="lm",
             mixture=live(text_question=4, tool_call_written=1),
-            **TEXT,
+            trains=(DECODER,),
+            batch=2,
+            tokens=1024,
+            audio_chunks=0,
+            patches=0,
             steps=250,
             optimizer=muon(2e-3, 50),
         ),
@@ -170,36 +160,23 @@ STAGES = {
             | {
                 "mixture": live(
                     transcribe=2.6,
-                    words=1,
-                    picture_question_written=2.5,
+                    words=2,
+                    picture_question_written=1.5,
                     picture_question_spoken=3,
-                    describe=1,
+                    recall_pictures=1.5,
+                    describe=1.2,
                     sound_time=2,
-                    caption=2.4,
+                    caption=2.2,
                     tool_call=1,
                     tool_call_written=0.1,
-                    text_question=1,
+                    text_question=0.7,
+                    recall_scenes=0.8,
                 )
             },
-            steps=800,
+            steps=1100,
             seed=2,
-            optimizer=muon(1.2e-3, 40),
+            optimizer=muon(1.5e-3, 50),
             augment=DOUBT,
-        ),
-        Stage(name="recall_again", mixture=live(recall_again=1), **LISTS),
-        Stage(
-            name="recall_asked",
-            starts_from=("recall_again",),
-            mixture=live(recall_asked=1),
-            **LISTS,
-        ),
-        Stage(
-            name="recall",
-            starts_from=("recall_asked",),
-            mixture=live(recall_asked=0.3, recall_scenes=3, text_question=3, tool_call_written=0.7),
-            **TEXT,
-            steps=800,
-            optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50),
         ),
     )
 }

@@ -75,20 +75,27 @@ def _going_on(rng, split: str, objects: list[dict], meta: dict) -> list[dict]:
     """In training, turns that ask something else of the same picture; ``meta`` learns of them."""
     if split != "train" or rng.random() >= GOES_ON:
         return []
-    turns, wordings = [], meta.setdefault("more_wordings", [])
-    for place in rng.permutation(len(KINDS) * len(objects))[
-        : int(rng.integers(1, MORE_QUESTIONS + 1))
-    ]:
-        kind, thing = KINDS[place % len(KINDS)], objects[place // len(KINDS)]
+    chosen = rng.permutation(len(KINDS) * len(objects))
+    chosen = chosen[: int(rng.integers(1, MORE_QUESTIONS + 1))].tolist()
+    asked = [(KINDS[i % len(KINDS)], objects[i // len(KINDS)]) for i in chosen]
+    turns, wordings = turns_about(rng, asked, objects)
+    meta.setdefault("more_wordings", []).extend(wordings)
+    return turns
+
+
+def turns_about(rng, asked, objects: list[dict]) -> tuple[list[dict], list[dict]]:
+    """A written question and its answer for each (kind, object) that has one; their wordings."""
+    turns, wordings = [], []
+    for kind, thing in asked:
         answer = answer_about(kind, thing, objects)
         if answer is None:
             continue
-        slot, wording_texts = QUESTIONS[kind]
+        slot, texts = QUESTIONS[kind]
         wording = trained_wording(rng, kind, VALUES[slot].index(thing[slot]))
-        words = lang.fluent(wording_texts[wording["index"]].format(**thing))
+        words = lang.fluent(texts[wording["index"]].format(**thing))
         turns += [user_turn(text_item(lang.written(words))), assistant_turn(answer)]
         wordings.append(wording)
-    return turns
+    return turns, wordings
 
 
 def told(objects: list[dict]) -> str:

@@ -26,7 +26,7 @@ MOTIONS = (
 SOUNDS = ("bell", "drum", "whistle", "click", "buzz", "splash", "horn", "chirp")
 WORDINGS = 6
 
-RECALL = ("recall_again", "recall_asked", "recall_scenes")
+RECALL = ("recall_scenes", "recall_pictures")
 TRAIN_SPLITS = ("train", "validation", "say", "words", *RECALL)
 TEST_SPLITS = ("test", "test_voice", "say_test")
 SPLITS = (*TRAIN_SPLITS, *TEST_SPLITS)

@@ -38,9 +38,8 @@ _MAKERS = {
     "tool_call_written": functools.partial(calls.tool_call, by_voice=False),
     "text_question": functools.partial(pictures.question, form="text"),
     "words": sentences.words,
-    "recall_again": recall.again,
-    "recall_asked": recall.asked,
     "recall_scenes": recall.scenes,
+    "recall_pictures": recall.pictures,
     "say": sentences.say,
 }
 BLOCK = sum(MIXTURE.values())

@@ -20,7 +20,7 @@ from omnijax.media.audio import Audio
 
 SIZES = {"train": 60, "test": 10, "say": 3}
 # Of the first plans of each split, for the version below. Content changed? Raise the version too.
-CONTENT = ("1.5.0", "648a7cd7661edfb1")
+CONTENT = ("1.6.0", "310d5c89e223e27d")
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,18 @@
 """What practises looking up can be looked up, and in no other way be known."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 
 import pytest
 
 from omnijax.data import omniworld
+from omnijax.data.omniworld.language import NUMBERS
 from omnijax.data.omniworld.pictures import KINDS, told
+from omnijax.data.omniworld.splits import RECALL
 from omnijax.data.omniworld.tasks import PRACTICE
 from omnijax.errors import UserError
 
 SEEN = 400
+BRIEFLY = "{colour} {shape} {place}."
 
 
 def turns(plan):
@@ -23,68 +26,61 @@ def turns(plan):
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
-def lists(task):
-    """The pairs of each list of words, and its turns."""
+def scenes(task):
+    """The objects of each scene, its media, and its turns without what tells the scene."""
     for i in range(SEEN):
         plan = omniworld.plan(i, task)
-        yield dict(tuple(thing.values()) for thing in plan["meta"]["objects"]), turns(plan)
-
-
-@pytest.mark.parametrize("task", ["recall_again", "recall_asked"])
-def test_no_word_stands_twice_in_a_list_and_its_partner_differs_from_list_to_list(task):
-    partners = defaultdict(set)
-    for pairs, ((question, _), *_) in lists(task):
-        assert len({*pairs, *pairs.values()}) == 2 * len(pairs)
-        assert all(a in question and b in question for a, b in pairs.items())
-        for a, b in pairs.items():
-            partners[a].add(b)
-    assert len(partners) == 31 and min(map(len, partners.values())) > 8
-
-
-def test_pairs_are_told_again_whole_and_in_other_orders():
-    changed = 0
-    for pairs, ((question, answer),) in lists("recall_again"):
-        assert question == "again: " + " ".join(f"{a} {b}" for a, b in pairs.items())
-        said = answer.split()
-        assert [pairs[word] for word in said[::2]] == said[1::2]
-        assert {*said[::2]} == {*pairs} and len(said) >= 48
-        changed += list(pairs) != said[: 2 * len(pairs) : 2]
-    assert changed > 0.9 * SEEN
-
-
-def test_pairs_are_asked_for_one_by_one():
-    for pairs, ((question, answer), *others) in lists("recall_asked"):
-        *listed, word = question.split()
-        assert listed == " ".join(f"{a} {b}" for a, b in pairs.items()).split()
-        every = [(word, answer), *others]
-        assert all(pairs[word.removesuffix("?")] == answer for word, answer in every)
-        assert {word.removesuffix("?") for word, _ in every} == {*pairs} and len(every) >= 12
-
-
-def test_a_scene_is_told_and_answers_every_question():
-    sizes, kinds = Counter(), Counter()
-    for i in range(SEEN):
-        plan = omniworld.plan(i, "recall_scenes")
-        objects = plan["meta"]["objects"]
-        sizes[len(objects)] += 1
-        (first, answer), *others = turns(plan)
-        assert first.startswith(told(objects) + " ") and not plan["media"]
-        for question, said in ((first.removeprefix(told(objects) + " "), answer), *others):
-            (thing,) = [o for o in objects if {*o.values()} & names(question)]
-            assert said in {*thing.values(), f"{thing['colour']} {thing['shape']}", "one"}
-            assert said not in names(question)
-        kinds.update(w["group"] for w in plan["meta"]["more_wordings"])
-    assert min(sizes[n] for n in (2, 3, 4, 5)) > SEEN / 6
-    assert set(kinds) == set(KINDS) and min(kinds.values()) > SEEN
+        objects, ((first, answer), *others) = plan["meta"]["objects"], turns(plan)
+        if task == "recall_scenes":
+            brief = " ".join(BRIEFLY.format(**thing) for thing in objects)
+            facts = next(facts for facts in (told(objects), brief) if first.startswith(facts))
+            first = first.removeprefix(facts + " ")
+        yield objects, plan["media"], [(first, answer), *others]
 
 
 def names(question):
-    """Shapes and colours in a question, and its place: "left" is not what "top left" names."""
+    """Shapes and colours in a question, or its place: "left" is not what "top left" names."""
     words = question.rstrip("?.").replace("crosses", "cross").split()
     place = question.rstrip("?.").rpartition("at the ")[2].removesuffix(" there is what")
     return (
         {place} if "at the" in question else {*words} | {word.removesuffix("s") for word in words}
     )
+
+
+@pytest.mark.parametrize("task", RECALL)
+def test_the_objects_that_a_question_names_answer_it_alone(task):
+    for objects, media, asked in scenes(task):
+        assert len(asked) == 12
+        assert [item["objects"] for item in media] == ([objects] if task != "recall_scenes" else [])
+        for question, said in asked:
+            named = [thing for thing in objects if {*thing.values()} & names(question)]
+            if said in NUMBERS:
+                assert said == NUMBERS[len(named) - 1], question
+            else:
+                (thing,) = named
+                assert said in {*thing.values(), f"{thing['colour']} {thing['shape']}"}
+                assert said not in names(question)
+
+
+@pytest.mark.parametrize("task", RECALL)
+def test_scenes_are_of_all_sizes_and_every_kind_of_question(task):
+    sizes, counts, kinds = Counter(), Counter(), Counter()
+    for i in range(SEEN):
+        plan = omniworld.plan(i, task)
+        sizes[len(plan["meta"]["objects"])] += 1
+        kinds.update(w["group"] for w in plan["meta"]["more_wordings"])
+        counts.update(said for _, said in turns(plan) if said in NUMBERS)
+    assert min(sizes[n] for n in (2, 3, 4, 5)) > SEEN / 6
+    assert set(kinds) == set(KINDS) and min(kinds.values()) > SEEN
+    assert min(counts[number] for number in ("one", "two", "three")) > SEEN / 4
+
+
+def test_half_of_the_scenes_are_told_briefly():
+    briefly = sum(
+        not turns(omniworld.plan(i, "recall_scenes"))[0][0].startswith("there is")
+        for i in range(SEEN)
+    )
+    assert 0.4 < briefly / SEEN < 0.6
 
 
 @pytest.mark.parametrize("task", PRACTICE)
