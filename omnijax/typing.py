@@ -6,7 +6,7 @@
     Q codebooks          R codec frames       M mel bins              A audio samples
     G audio chunks       P patches            L layers
 
-Shapes are checked in tests: ``pytest --jaxtyping-packages=omnijax,beartype.beartype``.
+Shapes are checked in tests (tests/conftest.py).
 """
 
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Num, PyTree, Shaped

@@ -3,7 +3,11 @@
 import ast
 from pathlib import Path
 
+import jaxtyping
+import numpy as np
 import pytest
+
+from omnijax import ops
 
 ROOT = Path(__file__).parent.parent
 # Low to high; names in one row stand side by side and may use each other only as ALSO says.
@@ -114,3 +118,8 @@ def test_no_forbidden_library_is_imported(path):
 def test_the_package_never_imports_its_experiments():
     for path in PACKAGE_FILES:
         assert not any(name.split(".")[0] == "experiments" for name in imported_modules(path)), path
+
+
+def test_shapes_are_checked_while_tests_run():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        ops.causal_conv(np.zeros((2, 3)), np.zeros((4, 3)))
