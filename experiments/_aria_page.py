@@ -125,14 +125,15 @@ def write(data: dict[str, Any], path: Path) -> Path:
         ]
         header = ["variant", *(f"{language}, {count}" for count, language in columns)]
         tables.append(page.section(measure, page.table(header, rows)))
+    start = settings["starts_from"] or "random weights"
     return page.write(
         path,
         "How text and speech are interleaved",
         page.note(
             f"{time.strftime('%Y-%m-%d %H:%M')}. Each Talker learned for {settings['steps']} "
-            f"steps; {settings['answers']} answers of each language and length are scored. Means, "
-            "and in brackets the least and the most of the seeds. Columns below: language, and "
-            "sentences in an answer; training joins at most three."
+            f"steps from {start}; {settings['answers']} answers of each language and length are "
+            "scored. Means, and in brackets the least and the most of the seeds. Columns below: "
+            "language, and sentences in an answer; training joins at most three."
         ),
         page.section("In short", page.table(*summary(data))),
         page.section("Word error rate", _plot(data)),

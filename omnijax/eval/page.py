@@ -23,6 +23,7 @@ h2 { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 img { max-width: 100%; border-radius: 4px; vertical-align: top; }
 img.pixel { image-rendering: pixelated; }
 audio { width: 100%; max-width: 24rem; display: block; margin: .4rem 0; }
+.table { overflow-x: auto; font-size: 0.9em; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
 .strip { display: flex; flex-wrap: wrap; gap: .4rem; }
@@ -105,7 +106,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of plain text."""
     cells = lambda tag, row: "".join(f"<{tag}>{html.escape(str(x))}</{tag}>" for x in row)  # noqa: E731
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><tr>{cells('th', header)}</tr>{body}</table>"
+    return f"<div class='table'><table><tr>{cells('th', header)}</tr>{body}</table></div>"
 
 
 def section(title: str, *parts: str) -> str:
