@@ -1,5 +1,6 @@
 """What tests of several folders share."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -7,24 +8,26 @@ import jaxtyping
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "omnijax"
+# Of OmniWorld: they hold no arrays, and their functions are called by the million.
+PLANNERS = {
+    "calls", "clips", "drawing", "language", "pictures", "recall", "scenes", "sentences", "splits",
+    "tasks", "voices", "wordings",
+}  # fmt: skip
 
 
 def checked_modules() -> list[str]:
-    """The modules whose types are checked as tests call them: all, but for those that plan
-    OmniWorld's examples, which hold no arrays and whose functions are called by the million."""
-    data, world = PACKAGE / "data", PACKAGE / "data" / "omniworld"
-    paths = [*PACKAGE.iterdir(), *data.iterdir(), *world.glob("*.py")]
-    checked = [
-        path
-        for path in paths
-        if (path.suffix == ".py" or (path / "__init__.py").exists())
-        and path.name != "__init__.py"
-        and path not in (data, world)
-        and (path.parent != world or "omnijax.typing" in path.read_text())
+    """The modules whose types are checked as tests call them: all but the planners."""
+    files = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    world = PACKAGE / "data" / "omniworld"
+    checked = [path for path in files if path.parent != world or path.stem not in PLANNERS]
+    packages = [path for path in PACKAGE.iterdir() if path.is_dir() and path.name != "data"]
+    return [
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for path in sorted({*checked, *packages})  # a package's name stands for its __init__ too
     ]
-    return [".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts) for p in sorted(checked)]
 
 
+assert "omnijax" not in sys.modules, "omnijax was imported before its types could be checked"
 jaxtyping.install_import_hook(checked_modules(), "beartype.beartype")
 
 

@@ -8,7 +8,8 @@ s1_adapters  what joins the encoders to the frozen decoder
 s1           the encoders too, the decoder still frozen
 s2_decoder   the decoder learns to read the encoders, which stand still: a step costs less
 s2           everything, under doubt
-s2_questions everything again, with a dozen questions about a scene and words in no order
+s2_questions everything again, with a dozen questions about a scene and more words in no order
+s2_more      and again for longer, with more of what is still furthest from its aim
 
 Every example is new: it is made as it is read. Every stage's matrices are trained by Muon.
 """
@@ -66,7 +67,25 @@ JOINT = {
     "loss_weighting": "sqrt",
 }
 
-LAST = "s2_questions"
+# Practice in looking up, and words that are mostly not English.
+QUESTIONS = {
+    "transcribe": 2.6,
+    "words": 2,
+    "picture_question_written": 1.5,
+    "picture_question_spoken": 3,
+    "recall_pictures": 1.5,
+    "describe": 1.2,
+    "sound_time": 2,
+    "caption": 2.2,
+    "tool_call": 1,
+    "tool_call_written": 0.1,
+    "text_question": 0.7,
+    "recall_scenes": 0.8,
+}
+# Of what was furthest from its aim after that.
+MORE = {"words": 2.5, "picture_question_spoken": 3.5, "sound_time": 2.5, "caption": 2}
+
+LAST = "s2_more"
 STAGES = {
     stage.name: stage
     for stage in (
@@ -156,25 +175,18 @@ STAGES = {
         Stage(
             name="s2_questions",
             starts_from=("s2",),
-            **JOINT
-            | {
-                "mixture": live(
-                    transcribe=2.6,
-                    words=2,
-                    picture_question_written=1.5,
-                    picture_question_spoken=3,
-                    recall_pictures=1.5,
-                    describe=1.2,
-                    sound_time=2,
-                    caption=2.2,
-                    tool_call=1,
-                    tool_call_written=0.1,
-                    text_question=0.7,
-                    recall_scenes=0.8,
-                )
-            },
+            **JOINT | {"mixture": live(**QUESTIONS)},
             steps=1100,
             seed=2,
+            optimizer=muon(1.5e-3, 50),
+            augment=DOUBT,
+        ),
+        Stage(
+            name="s2_more",
+            starts_from=("s2_questions",),
+            **JOINT | {"mixture": live(**QUESTIONS | MORE)},
+            steps=2000,
+            seed=3,
             optimizer=muon(1.5e-3, 50),
             augment=DOUBT,
         ),

@@ -117,9 +117,7 @@ CODEC = Kind(
 
 def load_codec(weights: str | Path) -> tuple[Codec, Params]:
     """A codec and its parameters: "nano" (the shipped one), an exported folder, or a run."""
-    directory = weights_folder(f"{weights}")
-    if str(weights) == "nano":
-        directory = directory / "codec"
+    directory = weights_folder("nano/codec" if str(weights) == "nano" else f"{weights}")
     if not directory.is_dir():
         raise UserError(f"no codec at {str(weights)!r}: give a folder of weights, or a run")
     if (directory / "checkpoints").is_dir():

@@ -44,10 +44,12 @@ def check_unused(stage: Stage, *names: str) -> None:
             )
 
 
+SHIPPED = ("nano", "nano/talker", "nano/codec")
+
+
 def weights_folder(name: str) -> Path:
-    """A folder of weights by path; "nano" is the one in this package, with "nano/talker" and
-    "nano/codec" in it."""
-    if name in ("nano", "nano/talker", "nano/codec"):
+    """A folder of weights by path, or one of those in this package (SHIPPED) by name."""
+    if name in SHIPPED:
         return Path(str(importlib.resources.files("omnijax") / "assets")) / name
     return Path(name)
 

@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 KINDS: dict[str, Kind] = {"lm": CHAT, "aed": CHAT, "codec": CODEC, "talker": TALKER}
 # Sections and fields that may differ between a checkpoint and the run that reads it.
 OF_NO_CONSEQUENCE = ("run", "mesh", "speech")
-# What may differ from the weights that a stage starts from: the parameters have the same meaning.
-HOW_COMPUTED = ("dtype", "remat", "scan_layers", "implementation", "talker.form")
+HOW_COMPUTED = ("dtype", "remat", "scan_layers", "implementation")
+# What may differ from the weights that a stage starts from. Both forms of a Talker's stream have
+# the same parameters: from one, the other is learned.
+MAY_CHANGE = (*HOW_COMPUTED, "talker.form")
 # Where the config has the sizes of what lies under a parameter's first name.
 SECTION = {
     "audio": ("model", "aut"),
@@ -123,7 +125,7 @@ def starting_params(
         lines = [
             line
             for line in differing_fields(json.loads(json.dumps(theirs)), ours, ".".join(section))
-            if not line.split(":")[0].endswith(HOW_COMPUTED)
+            if not line.split(":")[0].endswith(MAY_CHANGE)
         ]
         if lines:
             raise UserError(f"{where} has another model: {'; '.join(lines)}")
