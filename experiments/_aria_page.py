@@ -126,6 +126,8 @@ def write(data: dict[str, Any], path: Path) -> Path:
         header = ["variant", *(f"{language}, {count}" for count, language in columns)]
         tables.append(page.section(measure, page.table(header, rows)))
     start = settings["starts_from"] or "random weights"
+    if settings["starts_from"]:
+        start += " (the schedules that it was trained under have a head start)"
     return page.write(
         path,
         "How text and speech are interleaved",

@@ -2,14 +2,16 @@
 
     python experiments/aria_ablation.py                     # runs/aria_ablation/index.html
     python experiments/aria_ablation.py --variants=chunked,dual_track --seeds=3 --steps=5000
-    python experiments/aria_ablation.py --starts_from=weights:nano/talker --steps=400
+    python experiments/aria_ablation.py --starts_from=weights:nano/talker --steps=400 \
+        --into=runs/aria_ablation_tuned
 
 Talkers that are alike but for their streams learn from the same codes (`talker.py codes`), from
 random weights or all from one Talker's, then say held-out sentences: by language, by how much of
 the text is there before the first frame, and in answers of up to twice as many sentences as any in
 training. What they say is written down by nano's Thinker; its error on the source speech stands
 beside. Results are kept in results.json as they come: the same command goes on where it stopped,
-more seeds or variants are added.
+more seeds or variants are added. Where all start from one Talker, the schedules that it was
+trained under have a head start, and seeds differ in the order of the data alone.
 """
 
 import dataclasses
@@ -69,7 +71,7 @@ class Settings:
     codes: str = "runs/nano_codec/codes"
     codec: str = "nano"
     recogniser: str = "nano"
-    marks: tuple[str, ...] = ()  # of the weights of both: `run` finds them
+    marks: tuple[str, ...] = ()  # of both and of the start: `run` finds them
 
 
 MAY_GROW = ("variants", "seeds")
@@ -211,14 +213,23 @@ def run(settings: Settings, folder: Path) -> Path:
     """Trains and scores what results.json lacks; returns the page."""
     from omnijax.data.codes import CodesSource, codec_of, fingerprint
     from omnijax.pretrained import load
+    from omnijax.train.checkpoint import load_weights
     from omnijax.train.codec import load_codec
+    from omnijax.train.kinds import weights_folder
     from omnijax.train.recipe import run_stage
+    from omnijax.train.stages import WEIGHTS
 
+    start = settings.starts_from
+    if start and not start.startswith(WEIGHTS):
+        raise UserError(f"--starts_from={start}: give {WEIGHTS}FOLDER, as {WEIGHTS}nano/talker")
+    begun = load_weights(weights_folder(start.removeprefix(WEIGHTS)))[0] if start else {}
     codec, thinker = load_codec(settings.codec), load(settings.recogniser)
     mark = fingerprint(codec[1]["quantiser"]["codebooks"])
     if codec_of(settings.codes) != mark:
         raise UserError(f"the codes in {settings.codes} are of another codec than {settings.codec}")
     marks = (mark, fingerprint(thinker.params["embed"]["table"]))
+    if start:
+        marks += (fingerprint(begun["text_embed"]["table"]),)
     settings = dataclasses.replace(settings, marks=marks)
     results = Results(folder, settings, may_grow=MAY_GROW, parts=("runs",))
     source, shown = (CodesSource(settings.codes, split) for split in ("test", "validation"))

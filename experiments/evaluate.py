@@ -26,7 +26,9 @@ SPLIT = flags.DEFINE_enum(
 EXAMPLES = flags.DEFINE_integer("examples", 0, "At most so many of each task; 0 is all.")
 NOISE = flags.DEFINE_boolean("noise", True, "Also score with each needed modality made noise.")
 PARTS = flags.DEFINE_boolean(
-    "parts", False, "Also by language, kind of question, number of objects and of events."
+    "parts",
+    False,
+    "Show the parts by language, kind of question, objects and events; --out has them.",
 )
 OUT = flags.DEFINE_string("out", None, "Write the table here too, as JSON.")
 
@@ -62,9 +64,8 @@ def main() -> int:
         for column in ("task", "by", "score (n)"):
             parts.add_column(column)
         for row in rows:
-            for name, found in row.parts.items():
-                cells = (f"{value} {part:.3f} ({n})" for value, (part, n) in found.items())
-                parts.add_row(row.title, name, ", ".join(cells))
+            for cells in row.part_cells():
+                parts.add_row(*cells)
         Console(width=120).print(parts)
     if OUT.value:
         Path(OUT.value).write_text(json.dumps([row._asdict() for row in rows], indent=2) + "\n")

@@ -61,6 +61,13 @@ class Row(NamedTuple):
         numbers = (f"{self.score:.3f}", aim, met, f"{self.chance:.3f}", noise, str(self.count))
         return (self.title, self.figure, *numbers)
 
+    def part_cells(self) -> list[tuple[str, str, str]]:
+        """The parts as text: title, what tells them apart, each with its score and count."""
+        return [
+            (self.title, by, ", ".join(f"{name} {v:.3f} ({n})" for name, (v, n) in found.items()))
+            for by, found in self.parts.items()
+        ]
+
 
 PARTS: dict[str, Callable[[Mapping], Any]] = {
     "language": lambda meta: meta.get("language"),
@@ -80,8 +87,8 @@ def in_parts(
         values = [str(value_of(example["meta"])) for example in examples]
         for value in sorted({*values}) if len({*values}) > 1 else ():
             chosen = [i for i, other in enumerate(values) if other == value]
-            part = score(task, [examples[i] for i in chosen], [answers[i] for i in chosen])
-            found.setdefault(name, {})[value] = (part.value, part.count)
+            result = score(task, [examples[i] for i in chosen], [answers[i] for i in chosen])
+            found.setdefault(name, {})[value] = (result.value, result.count)
     return found
 
 

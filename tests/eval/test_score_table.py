@@ -23,6 +23,11 @@ def test_a_row_says_whether_its_aim_is_met():
     assert bare[3:5] == ("", "") and bare[6] == ""
 
 
+def test_parts_stand_in_one_line_each():
+    row = Row("t", "WER", 0.1, None, None, 1.0, {}, 3, {"language": {"de": (0.5, 1), "en": (0, 2)}})
+    assert row.part_cells() == [("t", "language", "de 0.500 (1), en 0.000 (2)")]
+
+
 def test_every_aim_of_the_issue_has_a_line_and_every_task_that_answers_in_text_too():
     assert {line.task for line in LINES} == set(omniworld.MIXTURE) - {"tool_call_written"}
     assert [line.aim for line in LINES] == [0.05, 0.15, 0.95, 0.90, None, 0.3, 0.8, 0.95, None]

@@ -102,6 +102,15 @@ def test_variants_may_start_from_one_talker(settings):
         assert tuple(config["stage"]["starts_from"]) == expected
 
 
+def test_a_start_that_is_no_weights_is_refused_before_anything_is_loaded(settings, tmp_path):
+    settings = ablation.dataclasses.replace(settings, starts_from="nano/talker")
+    with pytest.raises(UserError, match=r"--starts_from=nano/talker: give weights:FOLDER"):
+        ablation.run(settings, tmp_path)
+    settings = ablation.dataclasses.replace(settings, starts_from="weights:nowhere")
+    with pytest.raises(UserError, match="nowhere"):
+        ablation.run(settings, tmp_path)
+
+
 def test_answers_are_of_one_voice_and_use_no_sentence_twice(settings):
     source = CodesSource(settings.codes, "test")
     answers = ablation.answers_of(source, "en", 2, 6)

@@ -13,6 +13,7 @@ from omnijax.data.omniworld import OmniWorld
 from omnijax.errors import UserError
 from omnijax.train import recipe
 from omnijax.train.checkpoint import save_weights
+from omnijax.train.kinds import SHIPPED, weights_folder
 from omnijax.train.recipe import is_finished, resolve, starting_params
 from omnijax.train.stages import Stage
 
@@ -72,6 +73,11 @@ def test_a_stage_may_start_from_weights_in_a_folder(tmp_path):
     config["model"]["decoder"]["width"] = 96
     with pytest.raises(UserError, match=r"mine has another model: .*width: 192 .*96 here"):
         start(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_part_has_its_name(name):
+    assert (weights_folder(name) / "config.json").is_file()
 
 
 def test_a_talker_starts_from_the_shipped_one_whatever_the_form_of_its_stream():

@@ -30,7 +30,7 @@ def _drawn(rng, split: str, form: str) -> dict:
 
 
 def _scene(rng, split: str, count: int, form: str) -> dict:
-    """Objects, and questions of every kind about each that it alone answers."""
+    """Objects, and questions of every kind that have one answer."""
     shapes, colours, places = (
         [values[i] for i in rng.permutation(len(values))[:count]]
         for values in (SHAPES, COLOURS, PLACES)
@@ -38,7 +38,7 @@ def _scene(rng, split: str, count: int, form: str) -> dict:
     kinds = KINDS
     if rng.random() < 0.5:
         shapes = [shapes[int(i)] for i in rng.integers(0, 2, count)]
-    else:  # nothing to count: asked all the same, "one" would be most of the answers
+    else:  # all shapes differ: there would be one of each
         kinds = [kind for kind in KINDS if kind != "how_many"]
     objects = [
         {"shape": shape, "colour": colour, "place": place}

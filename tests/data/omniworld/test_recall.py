@@ -75,6 +75,9 @@ def test_scenes_are_of_all_sizes_and_every_kind_of_question(task):
     for plan in plans(task):
         sizes[len(plan["meta"]["objects"])] += 1
         kinds.update(w["group"] for w in plan["meta"]["more_wordings"])
+        shapes = {thing["shape"] for thing in plan["meta"]["objects"]}
+        counted = any(w["group"] == "how_many" for w in plan["meta"]["more_wordings"])
+        assert not counted or len(shapes) <= 2
         counts.update(said for _, said in turns(plan) if said in NUMBERS)
     assert min(sizes[n] for n in (2, 3, 4, 5)) > SEEN / 6
     assert set(kinds) == set(KINDS) and min(kinds.values()) > SEEN
