@@ -71,7 +71,7 @@ class Settings:
     codes: str = "runs/nano_codec/codes"
     codec: str = "nano"
     recogniser: str = "nano"
-    marks: tuple[str, ...] = ()  # of both and of the start: `run` finds them
+    marks: tuple[str, ...] = ()  # of the weights of both and of the start: `run` finds them
 
 
 MAY_GROW = ("variants", "seeds")
