@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.configs import nano, nano_talker
+from omnijax.data.codes import Utterance, write_codes
 from omnijax.data.omniworld import OmniWorld
 from omnijax.errors import UserError
 from omnijax.train import recipe
@@ -80,8 +81,11 @@ def test_every_shipped_part_has_its_name(name):
     assert (weights_folder(name) / "config.json").is_file()
 
 
-def test_a_talker_starts_from_the_shipped_one_whatever_the_form_of_its_stream():
-    config = resolve(nano_talker.get_config("talker").to_dict())
+def test_a_talker_starts_from_the_shipped_one_whatever_the_form_of_its_stream(tmp_path):
+    write_codes(tmp_path, "train", [Utterance("hi", "en", "a", "b", np.zeros((2, 16)))], "abc")
+    config = nano_talker.get_config("talker").to_dict()
+    config["stage"]["mixture"] = (f"codes:{tmp_path}=1",)
+    config = resolve(config)
     stage = dataclasses.replace(nano_talker.STAGES["talker"], starts_from=("weights:nano/talker",))
     table = starting_params(stage, config, find=Path)["text_embed"]
     config["talker"]["form"] = "dual_track"
