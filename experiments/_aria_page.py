@@ -105,7 +105,8 @@ def _plot(data: dict[str, Any]) -> str:
                           capsize=2, label=name)  # fmt: skip
         axis.set_xticks(range(len(points)), [str(point) for point in points])
         axis.set(xlabel=title, ylabel="WER", ylim=(0, None))
-    axes[0].legend(fontsize=7)
+    if axes[0].get_legend_handles_labels()[0]:  # none while no run is whole
+        axes[0].legend(fontsize=7)
     return page.plot(figure, alt="word error rate by length, language and prefix")
 
 

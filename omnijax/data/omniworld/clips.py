@@ -26,14 +26,14 @@ def _times(rng, count: int, duration: float | None = None) -> tuple[list[float],
     return [round((int(o) + MIN_GAP * i) / 10, 1) for i, o in enumerate(offsets)], length / 10
 
 
-def _sounds(rng) -> tuple[list[dict], float]:
-    """One to three different sounds with their times, and the clip's length."""
-    times, duration = _times(rng, int(rng.integers(1, 4)))
+def draw_sounds(rng, count: int, duration: float | None = None) -> tuple[list[dict], float]:
+    """Different sounds with their times, as many as there is time for, and the clip's length."""
+    times, duration = _times(rng, count, duration)
     sounds = [str(s) for s in rng.permutation(SOUNDS)[: len(times)]]
     return [{"time": t, "sound": s} for t, s in zip(times, sounds, strict=True)], duration
 
 
-def _movers(rng, events: list[dict]) -> tuple[list[dict], list[dict]]:
+def draw_movers(rng, events: list[dict]) -> tuple[list[dict], list[dict]]:
     """One or two objects, and the events with who moves and how."""
     shapes = [str(s) for s in rng.permutation(SHAPES)[: int(rng.integers(1, 3))]]
     colours = [str(c) for c in rng.permutation(COLOURS)]
@@ -53,18 +53,18 @@ def sound_time(rng, split: str) -> dict:
     with_picture = rng.random() < 0.3
 
     def draw():
-        events, duration = _sounds(rng)
+        events, duration = draw_sounds(rng, int(rng.integers(1, 4)))
         objects, clip = [], {"kind": "sounds", "sounds": events, "duration": duration}
         if with_picture:
             # What moves does so at times of its own: seeing it does not tell when it sounds.
             times, _ = _times(rng, int(rng.integers(1, 4)), duration)
-            objects, motions = _movers(rng, [{"time": time} for time in times])
+            objects, motions = draw_movers(rng, [{"time": time} for time in times])
             clip |= {"kind": "clip", "objects": objects, "motions": motions}
         asked = int(rng.integers(len(events)))
         event = events[asked]
         wording = draw_wording(rng, "sound_time", SOUNDS.index(event["sound"]))
         kind = "video" if with_picture else "audio"
-        question, answer = _ask_and_tell(event, wording)
+        question, answer = ask_and_tell(event, wording)
         meta = {
             "objects": objects,
             "events": events,
@@ -82,7 +82,7 @@ def sound_time(rng, split: str) -> dict:
             meta["more_wordings"] = []
             for other in rng.permutation([i for i in range(len(events)) if i != asked]).tolist():
                 wording = trained_wording(rng, "sound_time", SOUNDS.index(events[other]["sound"]))
-                question, answer = _ask_and_tell(events[other], wording)
+                question, answer = ask_and_tell(events[other], wording)
                 messages += [user_turn(text_item(question)), assistant_turn(answer)]
                 meta["more_wordings"].append(wording)
         return {"messages": messages, "media": [clip], "meta": meta}
@@ -90,29 +90,31 @@ def sound_time(rng, split: str) -> dict:
     return until_it_belongs(split, draw)
 
 
-def _ask_and_tell(event: dict, wording: dict) -> tuple[str, str]:
+def ask_and_tell(event: dict, wording: dict) -> tuple[str, str]:
     question = QUESTIONS["sound_time"][1][wording["index"]].format(sound=event["sound"])
     return question, f"{event['time']:.1f} seconds"
 
 
-def caption(rng, split: str) -> dict:
-    """Every event of a clip: when, who, how and with what sound."""
+def caption(rng, split: str, events: int | None = None) -> dict:
+    """Every event of a clip, one to three where no number is given: when, who, how, what sound."""
 
     def draw():
-        sounds, duration = _sounds(rng)
-        objects, tied = _movers(rng, sounds)
+        sounds, duration = draw_sounds(rng, events or int(rng.integers(1, 4)))
+        if len(sounds) < (events or 0):
+            return None
+        objects, tied = draw_movers(rng, sounds)
         clip = {"kind": "clip", "objects": objects, "motions": tied, "sounds": tied,
                 "duration": duration}  # fmt: skip
         meta = {"objects": objects, "events": tied, "duration": duration}
-        events, seen = [], []
-        for event in meta["events"]:
+        told, seen = [], []
+        for event in tied:
             thing = meta["objects"][event["object"]]
             act = f"the {thing['colour']} {thing['shape']} {event['motion']}"
             seen.append(f"{act}.")
-            events.append(f"<{event['time']:.1f} seconds> {act} with a {event['sound']}")
-        acting = sorted({event["object"] for event in meta["events"]})
-        answer = "\n".join(events)
-        meta |= {"asked": {"objects": acting, "events": list(range(len(events)))},
+            told.append(f"<{event['time']:.1f} seconds> {act} with a {event['sound']}")
+        acting = sorted({event["object"] for event in tied})
+        answer = "\n".join(told)
+        meta |= {"asked": {"objects": acting, "events": list(range(len(told)))},
                  "answer": answer, "description": " ".join(seen)}  # fmt: skip
         prompt = pick(rng, CAPTION_PROMPTS)
         return {

@@ -54,21 +54,30 @@ def question(rng, split: str, form: str) -> dict:
             "kind": "picture",
             "objects": [objects[i] for i in rng.permutation(len(objects))],
         }
-        if form == "text":
-            user = user_turn(text_item(f"{told(picture['objects'])} {lang.written(words)}"))
-            media = []
-        elif form == "written":
-            user = user_turn({"type": "image", "image": 0}, text_item(lang.written(words)))
-            media = [picture]
-        else:
-            voice = spoken(rng, words, "en", split)
-            user = user_turn({"type": "image", "image": 0}, {"type": "audio", "audio": 1})
-            media = [picture, voice]
-            meta |= {"voice": voice["voice"], "language": "en", "transcript": words}
+        user, media, heard = ask_by(rng, split, form, words, picture)
+        meta |= heard
         messages = [user, assistant_turn(answer_text), *_going_on(rng, split, objects, meta)]
         return {"messages": messages, "media": media, "meta": meta}
 
     return until_it_belongs(split, draw)
+
+
+def ask_by(
+    rng, split: str, form: str, words: str, picture: dict, facts: str = ""
+) -> tuple[dict, list[dict], dict]:
+    """The turn that asks ``words`` about a picture, its media, and what ``meta`` learns of a voice.
+
+    form: text (told by ``facts``, else in whole sentences), written or spoken.
+    """
+    if form == "text":
+        facts = facts or told(picture["objects"])
+        return user_turn(text_item(f"{facts} {lang.written(words)}")), [], {}
+    image = {"type": "image", "image": 0}
+    if form == "written":
+        return user_turn(image, text_item(lang.written(words))), [picture], {}
+    voice = spoken(rng, words, "en", split)
+    heard = {"voice": voice["voice"], "language": "en", "transcript": words}
+    return user_turn(image, {"type": "audio", "audio": 1}), [picture, voice], heard
 
 
 def _going_on(rng, split: str, objects: list[dict], meta: dict) -> list[dict]:

@@ -1,16 +1,24 @@
-"""Facts, and many questions about them: practice in looking up.
+"""Practice in looking up: few facts and many questions about them, or many events in one clip.
 
 A question about a scene has one answer of a word or two, half of which a guesser gets right, and
-costs forty tokens with its scene. Here facts are few, questions many, and what answers them can be
-known from nothing else. README says what nano gains by it.
+costs forty tokens with its scene. Here what answers a question can be known from nothing else, and
+one scene, sound track or clip teaches many times. README says what nano gains by it.
 """
 
-from omnijax.data.omniworld.drawing import spoken, text_item, until_it_belongs, user_turn
-from omnijax.data.omniworld.pictures import KINDS, told, turns_about
+from omnijax.data.omniworld.clips import ask_and_tell, caption, draw_sounds
+from omnijax.data.omniworld.drawing import (
+    assistant_turn,
+    text_item,
+    trained_wording,
+    until_it_belongs,
+    user_turn,
+)
+from omnijax.data.omniworld.pictures import KINDS, ask_by, turns_about
 from omnijax.data.omniworld.scenes import answer_about
-from omnijax.data.omniworld.splits import COLOURS, PLACES, SHAPES
+from omnijax.data.omniworld.splits import COLOURS, PLACES, SHAPES, SOUNDS
+from omnijax.data.omniworld.wordings import NEXT_SOUND, SOUND_AT
 
-ASKED = 12  # questions about a scene
+ASKED = 12  # questions about a scene, at most about sounds
 
 
 def scenes(rng, split: str) -> dict:
@@ -52,21 +60,56 @@ def _scene(rng, split: str, count: int, form: str) -> dict:
     messages, wordings = turns_about(rng, [every[i] for i in order[:ASKED]], objects)
     meta = {"objects": objects, "asked": {}, "more_wordings": wordings}
     meta["answer"] = messages[1]["content"]
-    (question,) = messages[0]["content"]
-    media = [] if form == "text" else [{"kind": "picture", "objects": objects}]
-    if form == "text":
-        facts = told(objects) if rng.random() < 0.5 else _briefly(objects)
-        messages[0] = user_turn(text_item(f"{facts} {question['text']}"))
-    elif form == "written":
-        messages[0] = user_turn({"type": "image", "image": 0}, question)
-    else:
-        words = question["text"].rstrip("?.")
-        media.append(spoken(rng, words, "en", split))
-        messages[0] = user_turn({"type": "image", "image": 0}, {"type": "audio", "audio": 1})
-        meta |= {"voice": media[1]["voice"], "language": "en", "transcript": words}
+    words = messages[0]["content"][0]["text"].rstrip("?.")
+    facts = _briefly(objects) if form == "text" and rng.random() >= 0.5 else ""
+    picture = {"kind": "picture", "objects": objects}
+    messages[0], media, heard = ask_by(rng, split, form, words, picture, facts)
+    meta |= heard
     return {"messages": messages, "media": media, "meta": meta}
 
 
 def _briefly(objects: list[dict]) -> str:
     """As ``told``, but a place follows its shape at once, within a GDN layer's convolution."""
     return " ".join(f"{o['colour']} {o['shape']} {o['place']}." for o in objects)
+
+
+def sounds(rng, split: str) -> dict:
+    """Two to five sounds: when each comes (asked twice), what comes at a time, what comes next."""
+    count = int(rng.integers(2, 6))
+
+    def draw():
+        events, duration = draw_sounds(rng, count)
+        if len(events) < count:
+            return None
+        asked = []
+        for event, after in zip(events, [*events[1:], None], strict=True):
+            for _ in range(2):
+                wording = trained_wording(rng, "sound_time", SOUNDS.index(event["sound"]))
+                asked.append((*ask_and_tell(event, wording), wording))
+            following = after["sound"] if after else "nothing"
+            asked += [(SOUND_AT.format(**event), event["sound"], None),
+                      (NEXT_SOUND.format(**event), following, None)]  # fmt: skip
+        messages, wordings = [], []
+        for place in rng.permutation(len(asked))[:ASKED].tolist():
+            question, answer, wording = asked[place]
+            messages += [user_turn(text_item(question)), assistant_turn(answer)]
+            wordings += [wording] if wording else []
+        messages[0]["content"].insert(0, {"type": "audio", "audio": 0})
+        return {
+            "messages": messages,
+            "media": [{"kind": "sounds", "sounds": events, "duration": duration}],
+            "meta": {
+                "events": events,
+                "duration": duration,
+                "asked": {},
+                "more_wordings": wordings,
+                "answer": messages[1]["content"],
+            },
+        }
+
+    return until_it_belongs(split, draw)
+
+
+def clips(rng, split: str) -> dict:
+    """A clip of two to five events with its caption: a clip's tokens cost more than its events'."""
+    return caption(rng, split, events=int(rng.integers(2, 6)))

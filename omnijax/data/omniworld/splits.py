@@ -26,7 +26,7 @@ MOTIONS = (
 SOUNDS = ("bell", "drum", "whistle", "click", "buzz", "splash", "horn", "chirp")
 WORDINGS = 6
 
-RECALL = ("recall_scenes", "recall_pictures")
+RECALL = ("recall_scenes", "recall_pictures", "recall_sounds", "recall_clips")
 TRAIN_SPLITS = ("train", "validation", "say", "words", *RECALL)
 TEST_SPLITS = ("test", "test_voice", "say_test")
 SPLITS = (*TRAIN_SPLITS, *TEST_SPLITS)

@@ -40,6 +40,8 @@ _MAKERS = {
     "words": sentences.words,
     "recall_scenes": recall.scenes,
     "recall_pictures": recall.pictures,
+    "recall_sounds": recall.sounds,
+    "recall_clips": recall.clips,
     "say": sentences.say,
 }
 BLOCK = sum(MIXTURE.values())

@@ -8,11 +8,12 @@ import pytest
 from omnijax.data import omniworld
 from omnijax.data.omniworld.language import NUMBERS
 from omnijax.data.omniworld.pictures import KINDS, told
-from omnijax.data.omniworld.splits import RECALL
+from omnijax.data.omniworld.splits import MOTIONS, SOUNDS
 from omnijax.data.omniworld.tasks import PRACTICE
 from omnijax.errors import UserError
 
 SEEN = 200
+SCENES, EVENTS = ("recall_scenes", "recall_pictures"), ("recall_sounds", "recall_clips")
 BRIEFLY = "{colour} {shape} {place}."
 
 
@@ -53,7 +54,7 @@ def names(question):
     )
 
 
-@pytest.mark.parametrize("task", RECALL)
+@pytest.mark.parametrize("task", SCENES)
 def test_the_objects_that_a_question_names_answer_it_alone(task):
     for objects, media, asked in scenes(task):
         assert len(asked) == 12
@@ -69,7 +70,7 @@ def test_the_objects_that_a_question_names_answer_it_alone(task):
                 assert said not in names(question)
 
 
-@pytest.mark.parametrize("task", RECALL)
+@pytest.mark.parametrize("task", SCENES)
 def test_scenes_are_of_all_sizes_and_every_kind_of_question(task):
     sizes, counts, kinds = Counter(), Counter(), Counter()
     for plan in plans(task):
@@ -95,6 +96,54 @@ def test_half_of_the_scenes_are_told_briefly_and_half_of_the_pictures_asked_abou
         assert said == [plan["meta"][name] for name in ("transcript",) if name in plan["meta"]]
     by_voice = sum(len(plan["media"]) == 2 for plan in plans("recall_pictures"))
     assert 0.4 < by_voice / SEEN < 0.6
+
+
+def test_the_sound_that_a_question_names_answers_it_alone():
+    kinds = Counter()
+    for plan in plans("recall_sounds"):
+        events = plan["meta"]["events"]
+        (track,) = plan["media"]
+        assert track["sounds"] == events and len(turns(plan)) == min(4 * len(events), 12)
+        sounds = [event["sound"] for event in events]
+        times = [f"{event['time']:.1f} seconds" for event in events]
+        for question, said in turns(plan):
+            words = question.rstrip("?.").split()
+            (place,) = [i for i in range(len(events)) if sounds[i] in words or times[i] in question]
+            if "after" in words:
+                answer, kind = [*sounds[1:], "nothing"][place], "next"
+            elif times[place] in question:
+                answer, kind = sounds[place], "at"
+            else:
+                answer, kind = times[place], "when"
+            assert said == answer, question
+            kinds[kind] += 1
+    assert kinds["when"] > 1.7 * kinds["at"] and kinds["at"] > SEEN and kinds["next"] > SEEN
+
+
+@pytest.mark.parametrize("task", EVENTS)
+def test_two_to_five_events_of_every_sound_and_motion(task):
+    sizes, seen = Counter(), Counter()
+    for plan in plans(task):
+        events = plan["meta"]["events"]
+        sizes[len(events)] += 1
+        seen.update(e[part] for e in events for part in ("sound", "motion") if part in e)
+    assert min(sizes[n] for n in (2, 3, 4, 5)) > SEEN / 6 and set(sizes) == {2, 3, 4, 5}
+    assert min(seen[sound] for sound in SOUNDS) > SEEN / 4
+    if task == "recall_clips":
+        assert min(seen[motion] for motion in MOTIONS) > SEEN / 4
+
+
+def test_the_caption_of_a_practice_clip_has_a_line_for_every_event():
+    for plan in plans("recall_clips"):
+        meta, (clip,) = plan["meta"], plan["media"]
+        assert clip["motions"] == clip["sounds"] == meta["events"]
+        ((_, caption),) = turns(plan)
+        for line, event in zip(caption.split("\n"), meta["events"], strict=True):
+            thing = meta["objects"][event["object"]]
+            assert line == (
+                f"<{event['time']:.1f} seconds> the {thing['colour']} {thing['shape']} "
+                f"{event['motion']} with a {event['sound']}"
+            )
 
 
 @pytest.mark.parametrize("task", PRACTICE)
