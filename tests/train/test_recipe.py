@@ -11,6 +11,7 @@ import pytest
 from experiments.configs import nano, nano_talker
 from omnijax.data.codes import Utterance, write_codes
 from omnijax.data.omniworld import OmniWorld
+from omnijax.data.omniworld.tasks import TASKS
 from omnijax.errors import UserError
 from omnijax.train import recipe
 from omnijax.train.checkpoint import save_weights
@@ -76,13 +77,30 @@ def test_a_stage_may_start_from_weights_in_a_folder(tmp_path):
         start(tmp_path / "mine")
 
 
+@pytest.mark.parametrize("stage", nano.STAGES.values(), ids=lambda stage: stage.name)
+def test_a_stage_of_nano_names_tasks_that_there_are_and_stages_before_it(stage):
+    before = list(nano.STAGES)[: list(nano.STAGES).index(stage.name)]
+    assert {name for _, name in stage.sources()} <= {*before}
+    assert {source for source, _ in stage.weights()} <= {f"omniworld_live/{t}" for t in TASKS}
+
+
+@pytest.mark.parametrize("stage", nano.STAGES.values(), ids=lambda stage: stage.name)
+def test_no_stage_of_nano_trains_an_encoder_that_has_nothing_to_read(stage):
+    encoders = {"audio": stage.audio_chunks, "vision": stage.patches}
+    if stage.objective == "aed":  # the other encoder is not there
+        encoders = {name: limit for name, limit in encoders.items() if limit}
+    idle = [name for name, limit in encoders.items() if not limit]
+    assert not [p for p in stage.trains for name in idle if p == ".*" or name in p]
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_part_has_its_name(name):
     assert (weights_folder(name) / "config.json").is_file()
 
 
 def test_a_talker_starts_from_the_shipped_one_whatever_the_form_of_its_stream(tmp_path):
-    write_codes(tmp_path, "train", [Utterance("hi", "en", "a", "b", np.zeros((2, 16)))], "abc")
+    said = Utterance("hi", "en", "a", "b", np.zeros((2, 16), np.int16))
+    write_codes(tmp_path, "train", [said], "abc")
     config = nano_talker.get_config("talker").to_dict()
     config["stage"]["mixture"] = (f"codes:{tmp_path}=1",)
     config = resolve(config)

@@ -91,16 +91,17 @@ def sound_time(rng, split: str) -> dict:
 
 
 def ask_and_tell(event: dict, wording: dict) -> tuple[str, str]:
+    """When a sound comes: the question in a wording of "sound_time", and its answer."""
     question = QUESTIONS["sound_time"][1][wording["index"]].format(sound=event["sound"])
     return question, f"{event['time']:.1f} seconds"
 
 
-def caption(rng, split: str, events: int | None = None) -> dict:
-    """Every event of a clip, one to three where no number is given: when, who, how, what sound."""
+def caption(rng, split: str, count: int | None = None) -> dict:
+    """Every event of a clip (one to three, or ``count``): when, who, how and with what sound."""
 
     def draw():
-        sounds, duration = draw_sounds(rng, events or int(rng.integers(1, 4)))
-        if len(sounds) < (events or 0):
+        sounds, duration = draw_sounds(rng, count or int(rng.integers(1, 4)))
+        if count and len(sounds) < count:
             return None
         objects, tied = draw_movers(rng, sounds)
         clip = {"kind": "clip", "objects": objects, "motions": tied, "sounds": tied,

@@ -1,8 +1,8 @@
 """Practice in looking up: few facts and many questions about them, or many events in one clip.
 
 A question about a scene has one answer of a word or two, half of which a guesser gets right, and
-costs forty tokens with its scene. Here what answers a question can be known from nothing else, and
-one scene, sound track or clip teaches many times. README says what nano gains by it.
+costs forty tokens with its scene. Here one scene, sound track or clip teaches many times. README
+says what nano gains by it.
 """
 
 from omnijax.data.omniworld.clips import ask_and_tell, caption, draw_sounds
@@ -18,7 +18,7 @@ from omnijax.data.omniworld.scenes import answer_about
 from omnijax.data.omniworld.splits import COLOURS, PLACES, SHAPES, SOUNDS
 from omnijax.data.omniworld.wordings import NEXT_SOUND, SOUND_AT
 
-ASKED = 12  # questions about a scene, at most about sounds
+ASKED = 12  # questions about a scene; about sounds, at most
 
 
 def scenes(rng, split: str) -> dict:
@@ -74,8 +74,12 @@ def _briefly(objects: list[dict]) -> str:
 
 
 def sounds(rng, split: str) -> dict:
-    """Two to five sounds: when each comes (asked twice), what comes at a time, what comes next."""
-    count = int(rng.integers(2, 6))
+    """Two to five sounds: when each comes (asked twice), what comes at a time, what comes next.
+
+    A time that was said can be read again further on. Of five sounds in 3.5 s all times are told by
+    their order: there is no room for others.
+    """
+    count = int(rng.integers(2, 6))  # drawn once, as in _drawn
 
     def draw():
         events, duration = draw_sounds(rng, count)
@@ -111,5 +115,5 @@ def sounds(rng, split: str) -> dict:
 
 
 def clips(rng, split: str) -> dict:
-    """A clip of two to five events with its caption: a clip's tokens cost more than its events'."""
-    return caption(rng, split, events=int(rng.integers(2, 6)))
+    """A clip of two to five events with its caption: many, since the video costs more tokens."""
+    return caption(rng, split, count=int(rng.integers(2, 6)))

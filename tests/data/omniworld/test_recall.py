@@ -1,4 +1,4 @@
-"""What practises looking up can be looked up, and in no other way be known."""
+"""What practises looking up can be looked up; of scenes, it can be known from nothing else."""
 
 import functools
 from collections import Counter

@@ -43,7 +43,7 @@ def words(plan):
 @pytest.mark.parametrize("split", splits.TRAIN_SPLITS)
 def test_no_training_example_holds_a_held_out_combination(split):
     found = {c for plan in plans(split) for c in splits.combinations(plan["meta"])}
-    assert len(found) > 100
+    assert len(found) > 80
     assert not [c for c in found if splits.is_held_out(c)]
 
 
