@@ -10,6 +10,9 @@ s2_decoder   the decoder learns to read the encoders, which stand still: a step 
 s2           everything, under doubt
 s2_questions everything again, with a dozen questions about a scene and more words in no order
 s2_more      and again for longer, with more of what is still furthest from its aim
+s2_sounds    when which sound comes, and nothing else: among other tasks it was not learned
+s2_events    everything again, half of it captions
+s2_speech    and again, mostly speech, which the two before had little of
 
 Every example is new: it is made as it is read. Every stage's matrices are trained by Muon.
 """
@@ -85,7 +88,39 @@ QUESTIONS = {
 # Of what was furthest from its aim after that.
 MORE = {"words": 2.5, "picture_question_spoken": 3.5, "sound_time": 2.5, "caption": 2}
 
-LAST = "s2_more"
+# About half of the tokens are captions: what moves how is learned from some 20,000 clips.
+EVENTS = {
+    "transcribe": 1.2,
+    "words": 0.8,
+    "picture_question_written": 1,
+    "picture_question_spoken": 1.5,
+    "recall_pictures": 0.7,
+    "describe": 0.8,
+    "sound_time": 1.2,
+    "recall_sounds": 1.2,
+    "caption": 3,
+    "recall_clips": 4,
+    "tool_call": 0.8,
+    "tool_call_written": 0.1,
+    "text_question": 0.4,
+    "recall_scenes": 0.4,
+}
+
+SPEECH = EVENTS | {
+    "transcribe": 4,
+    "words": 3,
+    "picture_question_written": 1.2,
+    "picture_question_spoken": 4,
+    "recall_pictures": 1,
+    "describe": 1,
+    "sound_time": 0.6,
+    "recall_sounds": 0.4,
+    "caption": 1,
+    "recall_clips": 1,
+    "tool_call": 2,
+}
+
+LAST = "s2_speech"
 STAGES = {
     stage.name: stage
     for stage in (
@@ -187,6 +222,34 @@ STAGES = {
             **JOINT | {"mixture": live(**QUESTIONS | MORE)},
             steps=2000,
             seed=3,
+            optimizer=muon(1.5e-3, 50),
+            augment=DOUBT,
+        ),
+        Stage(
+            name="s2_sounds",
+            starts_from=("s2_more",),
+            trains=(DECODER, r"^audio/"),  # what gets no gradient would only decay
+            **JOINT | {"mixture": live(recall_sounds=1), "patches": 0},
+            steps=600,
+            seed=6,
+            optimizer=muon(3e-3, 50),
+            augment=DOUBT,
+        ),
+        Stage(
+            name="s2_events",
+            starts_from=("s2_sounds",),
+            **JOINT | {"mixture": live(**EVENTS)},
+            steps=3000,
+            seed=4,
+            optimizer=muon(2e-3, 50),
+            augment=DOUBT,
+        ),
+        Stage(
+            name="s2_speech",
+            starts_from=("s2_events",),
+            **JOINT | {"mixture": live(**SPEECH)},
+            steps=900,
+            seed=7,
             optimizer=muon(1.5e-3, 50),
             augment=DOUBT,
         ),
