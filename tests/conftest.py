@@ -1,11 +1,18 @@
 """What tests of several folders share."""
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
-import jax
-import jaxtyping
-import pytest
+# librosa's compiled functions are kept beside it: on a fresh machine two workers of one run would
+# write them at the same time, and what the other then loads can crash it.
+NUMBA_CACHE = tempfile.TemporaryDirectory(prefix="omnijax-numba-")
+os.environ["NUMBA_CACHE_DIR"] = NUMBA_CACHE.name
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
 PACKAGE = Path(__file__).parents[1] / "omnijax"
 # Of OmniWorld: they hold no arrays, and their functions are called by the million.
