@@ -11,7 +11,7 @@ s2           everything, under doubt
 s2_questions everything again, with a dozen questions about a scene and more words in no order
 s2_more      and again for longer, with more of what is still furthest from its aim
 s2_sounds    when which sound comes, and nothing else: among other tasks it was not learned
-s2_events    everything again, half of it captions
+s2_events    everything again, two examples in five captions
 s2_speech    and again, mostly speech, which the two before had little of
 
 Every example is new: it is made as it is read. Every stage's matrices are trained by Muon.
@@ -88,7 +88,7 @@ QUESTIONS = {
 # Of what was furthest from its aim after that.
 MORE = {"words": 2.5, "picture_question_spoken": 3.5, "sound_time": 2.5, "caption": 2}
 
-# About half of the tokens are captions: what moves how is learned from some 20,000 clips.
+# Two examples in five are captions, some 17,000: what moves how is learned from many clips.
 EVENTS = {
     "transcribe": 1.2,
     "words": 0.8,

@@ -26,14 +26,14 @@ def _times(rng, count: int, duration: float | None = None) -> tuple[list[float],
     return [round((int(o) + MIN_GAP * i) / 10, 1) for i, o in enumerate(offsets)], length / 10
 
 
-def draw_sounds(rng, count: int, duration: float | None = None) -> tuple[list[dict], float]:
+def draw_sounds(rng, count: int) -> tuple[list[dict], float]:
     """Different sounds with their times, as many as there is time for, and the clip's length."""
-    times, duration = _times(rng, count, duration)
+    times, duration = _times(rng, count)
     sounds = [str(s) for s in rng.permutation(SOUNDS)[: len(times)]]
     return [{"time": t, "sound": s} for t, s in zip(times, sounds, strict=True)], duration
 
 
-def draw_movers(rng, events: list[dict]) -> tuple[list[dict], list[dict]]:
+def _movers(rng, events: list[dict]) -> tuple[list[dict], list[dict]]:
     """One or two objects, and the events with who moves and how."""
     shapes = [str(s) for s in rng.permutation(SHAPES)[: int(rng.integers(1, 3))]]
     colours = [str(c) for c in rng.permutation(COLOURS)]
@@ -58,7 +58,7 @@ def sound_time(rng, split: str) -> dict:
         if with_picture:
             # What moves does so at times of its own: seeing it does not tell when it sounds.
             times, _ = _times(rng, int(rng.integers(1, 4)), duration)
-            objects, motions = draw_movers(rng, [{"time": time} for time in times])
+            objects, motions = _movers(rng, [{"time": time} for time in times])
             clip |= {"kind": "clip", "objects": objects, "motions": motions}
         asked = int(rng.integers(len(events)))
         event = events[asked]
@@ -103,7 +103,7 @@ def caption(rng, split: str, count: int | None = None) -> dict:
         sounds, duration = draw_sounds(rng, count or int(rng.integers(1, 4)))
         if count and len(sounds) < count:
             return None
-        objects, tied = draw_movers(rng, sounds)
+        objects, tied = _movers(rng, sounds)
         clip = {"kind": "clip", "objects": objects, "motions": tied, "sounds": tied,
                 "duration": duration}  # fmt: skip
         meta = {"objects": objects, "events": tied, "duration": duration}
