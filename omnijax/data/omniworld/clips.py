@@ -26,7 +26,7 @@ def _times(rng, count: int, duration: float | None = None) -> tuple[list[float],
     return [round((int(o) + MIN_GAP * i) / 10, 1) for i, o in enumerate(offsets)], length / 10
 
 
-def draw_sounds(rng, count: int) -> tuple[list[dict], float]:
+def _draw_sounds(rng, count: int) -> tuple[list[dict], float]:
     """Different sounds with their times, as many as there is time for, and the clip's length."""
     times, duration = _times(rng, count)
     sounds = [str(s) for s in rng.permutation(SOUNDS)[: len(times)]]
@@ -45,15 +45,18 @@ def _movers(rng, events: list[dict]) -> tuple[list[dict], list[dict]]:
     ]
 
 
-def sound_time(rng, split: str) -> dict:
-    """When one of the sounds came, of sound alone or of a clip.
+def sound_time(rng, split: str, count: int | None = None) -> dict:
+    """When one of the sounds (one to three, or ``count``) came, of sound alone or of a clip.
 
-    In training most go on to ask for the other sounds.
+    In training most go on to ask for the other sounds; ``count`` of them are all asked for, and
+    are sound alone.
     """
-    with_picture = rng.random() < 0.3
+    with_picture = count is None and rng.random() < 0.3
 
     def draw():
-        events, duration = draw_sounds(rng, int(rng.integers(1, 4)))
+        events, duration = _draw_sounds(rng, count or int(rng.integers(1, 4)))
+        if count and len(events) < count:
+            return None
         objects, clip = [], {"kind": "sounds", "sounds": events, "duration": duration}
         if with_picture:
             # What moves does so at times of its own: seeing it does not tell when it sounds.
@@ -64,7 +67,7 @@ def sound_time(rng, split: str) -> dict:
         event = events[asked]
         wording = draw_wording(rng, "sound_time", SOUNDS.index(event["sound"]))
         kind = "video" if with_picture else "audio"
-        question, answer = ask_and_tell(event, wording)
+        question, answer = _ask_and_tell(event, wording)
         meta = {
             "objects": objects,
             "events": events,
@@ -78,11 +81,11 @@ def sound_time(rng, split: str) -> dict:
             "heard": "\n".join(f"<{e['time']:.1f} seconds> {e['sound']}" for e in events),
         }
         messages = [user_turn({"type": kind, kind: 0}, text_item(question)), assistant_turn(answer)]
-        if split == "train" and rng.random() < 0.9:
+        if count or split == "train" and rng.random() < 0.9:
             meta["more_wordings"] = []
             for other in rng.permutation([i for i in range(len(events)) if i != asked]).tolist():
                 wording = trained_wording(rng, "sound_time", SOUNDS.index(events[other]["sound"]))
-                question, answer = ask_and_tell(events[other], wording)
+                question, answer = _ask_and_tell(events[other], wording)
                 messages += [user_turn(text_item(question)), assistant_turn(answer)]
                 meta["more_wordings"].append(wording)
         return {"messages": messages, "media": [clip], "meta": meta}
@@ -90,7 +93,7 @@ def sound_time(rng, split: str) -> dict:
     return until_it_belongs(split, draw)
 
 
-def ask_and_tell(event: dict, wording: dict) -> tuple[str, str]:
+def _ask_and_tell(event: dict, wording: dict) -> tuple[str, str]:
     """When a sound comes: the question in a wording of "sound_time", and its answer."""
     question = QUESTIONS["sound_time"][1][wording["index"]].format(sound=event["sound"])
     return question, f"{event['time']:.1f} seconds"
@@ -100,7 +103,7 @@ def caption(rng, split: str, count: int | None = None) -> dict:
     """Every event of a clip (one to three, or ``count``): when, who, how and with what sound."""
 
     def draw():
-        sounds, duration = draw_sounds(rng, count or int(rng.integers(1, 4)))
+        sounds, duration = _draw_sounds(rng, count or int(rng.integers(1, 4)))
         if count and len(sounds) < count:
             return None
         objects, tied = _movers(rng, sounds)

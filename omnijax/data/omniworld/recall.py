@@ -5,20 +5,13 @@ costs forty tokens with its scene. Here one scene, sound track or clip teaches m
 says what nano gains by it.
 """
 
-from omnijax.data.omniworld.clips import ask_and_tell, caption, draw_sounds
-from omnijax.data.omniworld.drawing import (
-    assistant_turn,
-    text_item,
-    trained_wording,
-    until_it_belongs,
-    user_turn,
-)
+from omnijax.data.omniworld.clips import caption, sound_time
+from omnijax.data.omniworld.drawing import until_it_belongs
 from omnijax.data.omniworld.pictures import KINDS, ask_by, turns_about
 from omnijax.data.omniworld.scenes import answer_about
-from omnijax.data.omniworld.splits import COLOURS, PLACES, SHAPES, SOUNDS
-from omnijax.data.omniworld.wordings import NEXT_SOUND, SOUND_AT
+from omnijax.data.omniworld.splits import COLOURS, PLACES, SHAPES
 
-ASKED = 12  # questions about a scene; about sounds, at most
+ASKED = 12  # questions about a scene
 
 
 def scenes(rng, split: str) -> dict:
@@ -74,44 +67,8 @@ def _briefly(objects: list[dict]) -> str:
 
 
 def sounds(rng, split: str) -> dict:
-    """Two to five sounds: when each comes (asked twice), what comes at a time, what comes next.
-
-    A time that was said can be read again further on. Of five sounds in 3.5 s all times are told by
-    their order: there is no room for others.
-    """
-    count = int(rng.integers(2, 6))  # drawn once, as in _drawn
-
-    def draw():
-        events, duration = draw_sounds(rng, count)
-        if len(events) < count:
-            return None
-        asked = []
-        for event, after in zip(events, [*events[1:], None], strict=True):
-            for _ in range(2):
-                wording = trained_wording(rng, "sound_time", SOUNDS.index(event["sound"]))
-                asked.append((*ask_and_tell(event, wording), wording))
-            following = after["sound"] if after else "nothing"
-            asked += [(SOUND_AT.format(**event), event["sound"], None),
-                      (NEXT_SOUND.format(**event), following, None)]  # fmt: skip
-        messages, wordings = [], []
-        for place in rng.permutation(len(asked))[:ASKED].tolist():
-            question, answer, wording = asked[place]
-            messages += [user_turn(text_item(question)), assistant_turn(answer)]
-            wordings += [wording] if wording else []
-        messages[0]["content"].insert(0, {"type": "audio", "audio": 0})
-        return {
-            "messages": messages,
-            "media": [{"kind": "sounds", "sounds": events, "duration": duration}],
-            "meta": {
-                "events": events,
-                "duration": duration,
-                "asked": {},
-                "more_wordings": wordings,
-                "answer": messages[1]["content"],
-            },
-        }
-
-    return until_it_belongs(split, draw)
+    """Two to four sounds, and when each of them comes: of five in 3.5 s their order tells it."""
+    return sound_time(rng, split, count=int(rng.integers(2, 5)))
 
 
 def clips(rng, split: str) -> dict:

@@ -40,10 +40,6 @@ QUESTIONS = {
     )),
 }  # fmt: skip
 
-# For practice alone.
-SOUND_AT = "what do you hear at {time:.1f} seconds?"
-NEXT_SOUND = "what do you hear after the {sound}?"
-
 TRANSCRIBE_PROMPTS = (
     "transcribe the speech.", "write down what is said.", "what does the voice say?",
     "write the words you hear.",

@@ -20,7 +20,7 @@ from omnijax.media.audio import Audio
 
 SIZES = {"train": 60, "test": 10, "say": 3}
 # Of the first plans of each split, for the version below. Content changed? Raise the version too.
-CONTENT = ("1.7.0", "1dabc3b03f84bfb1")
+CONTENT = ("1.8.0", "dcd8409ab8275ee7")
 
 
 @pytest.fixture(scope="module")
