@@ -4,7 +4,7 @@
 
                 aut ─ audio ──┐
     pictures ─> clips ─ vision ┤
-                 lm ─ decoder ─┴─> s1_adapters ─> s1 ─> s2_decoder ─> s2_sounds ─> s2
+                 lm ─ decoder ─┴─> s1_adapters ─> s1 ─> s2_decoder ─> s2 ─> … ─> s2_balance
 
 A stage that another starts from and that has not run is trained first. The same command resumes a
 run that was stopped. Any field is a flag; attention in place of Gated DeltaNet is

@@ -7,8 +7,13 @@ lm           the decoder alone learns the world's language, from text
 s1_adapters  what joins the encoders to the frozen decoder
 s1           the encoders too, the decoder still frozen
 s2_decoder   the decoder learns to read the encoders, which stand still: a step costs less
-s2_sounds    when which sound comes, and nothing else: among other tasks it was not learned
 s2           everything, under doubt
+s2_questions everything again, with a dozen questions about a scene and more words in no order
+s2_more      and again for longer, with more of what is still furthest from its aim
+s2_sounds    when which sound comes, and nothing else: among other tasks it was not learned
+s2_events    everything again, two examples in five captions
+s2_speech    and again, mostly speech, which the two before had little of
+s2_balance   and again, what the three before had by turns
 
 Every example is new: it is made as it is read. Every stage's matrices are trained by Muon.
 """
@@ -45,33 +50,96 @@ def muon(learning_rate: float, warmup_steps: int, **schedule) -> OptimizerConfig
     )
 
 
-# All tasks, packed: about 20 examples a step. Half of them are heard; a quarter are captions, for
-# what moves how is learned from many clips. Long captions do not drown short answers.
+# All tasks, packed: about 50 answers a step. Long captions do not drown short answers.
 JOINT = {
     "mixture": live(
-        transcribe=3,
-        words=2.5,
-        picture_question_written=1,
-        picture_question_spoken=3.5,
-        recall_pictures=0.6,
-        describe=0.8,
-        sound_time=0.8,
-        recall_sounds=0.4,
-        caption=2.2,
-        recall_clips=2.5,
-        tool_call=0.7,
-        tool_call_written=0.05,
-        text_question=0.5,
-        recall_scenes=0.4,
+        transcribe=2.3,
+        words=1,
+        picture_question_written=1.4,
+        picture_question_spoken=2,
+        describe=1.6,
+        sound_time=2,
+        caption=2.6,
+        tool_call=1.1,
+        tool_call_written=0.1,
+        text_question=1.5,
     ),
     "batch": 2,
     "tokens": 1024,
-    "audio_chunks": 34,
-    "patches": 432,
+    "audio_chunks": 40,
+    "patches": 480,
     "loss_weighting": "sqrt",
 }
 
-LAST = "s2"
+# Practice in looking up, and words that are mostly not English.
+QUESTIONS = {
+    "transcribe": 2.6,
+    "words": 2,
+    "picture_question_written": 1.5,
+    "picture_question_spoken": 3,
+    "recall_pictures": 1.5,
+    "describe": 1.2,
+    "sound_time": 2,
+    "caption": 2.2,
+    "tool_call": 1,
+    "tool_call_written": 0.1,
+    "text_question": 0.7,
+    "recall_scenes": 0.8,
+}
+# Of what was furthest from its aim after that.
+MORE = {"words": 2.5, "picture_question_spoken": 3.5, "sound_time": 2.5, "caption": 2}
+
+# Two examples in five are captions, some 17,000: what moves how is learned from many clips.
+EVENTS = {
+    "transcribe": 1.2,
+    "words": 0.8,
+    "picture_question_written": 1,
+    "picture_question_spoken": 1.5,
+    "recall_pictures": 0.7,
+    "describe": 0.8,
+    "sound_time": 1.2,
+    "recall_sounds": 1.2,
+    "caption": 3,
+    "recall_clips": 4,
+    "tool_call": 0.8,
+    "tool_call_written": 0.1,
+    "text_question": 0.4,
+    "recall_scenes": 0.4,
+}
+
+SPEECH = EVENTS | {
+    "transcribe": 4,
+    "words": 3,
+    "picture_question_written": 1.2,
+    "picture_question_spoken": 4,
+    "recall_pictures": 1,
+    "describe": 1,
+    "sound_time": 0.6,
+    "recall_sounds": 0.4,
+    "caption": 1,
+    "recall_clips": 1,
+    "tool_call": 2,
+}
+
+# What was unlearned by turns, at once: half of the examples are heard, a quarter are captions.
+BALANCE = {
+    "transcribe": 3,
+    "words": 2,
+    "picture_question_written": 1.2,
+    "picture_question_spoken": 3.5,
+    "recall_pictures": 0.6,
+    "describe": 0.8,
+    "sound_time": 0.6,
+    "recall_sounds": 0.2,
+    "caption": 2.5,
+    "recall_clips": 2,
+    "tool_call": 1,
+    "tool_call_written": 0.05,
+    "text_question": 0.5,
+    "recall_scenes": 0.4,
+}
+
+LAST = "s2_balance"
 STAGES = {
     stage.name: stage
     for stage in (
@@ -145,26 +213,72 @@ STAGES = {
             starts_from=("s1",),
             trains=(DECODER, *ADAPTERS),
             **JOINT,
-            steps=700,
-            optimizer=muon(2e-3, 50, end_fraction=0.5),
-            augment=VOICES,
-        ),
-        Stage(
-            name="s2_sounds",
-            starts_from=("s2_decoder",),
-            trains=(DECODER, ADAPTERS[0]),  # what gets no gradient would only decay
-            **JOINT | {"mixture": live(recall_sounds=1), "patches": 0},
-            steps=400,
-            optimizer=muon(3e-3, 50),
+            steps=900,
+            optimizer=muon(2e-3, 100, end_fraction=0.4),
             augment=VOICES,
         ),
         Stage(
             name="s2",
-            starts_from=("s2_sounds",),
+            starts_from=("s2_decoder",),
             **JOINT,
-            steps=3500,
+            steps=1700,
             seed=1,  # goes on with other examples
+            optimizer=muon(1.5e-3, 50),
+            augment=DOUBT,
+        ),
+        Stage(
+            name="s2_questions",
+            starts_from=("s2",),
+            **JOINT | {"mixture": live(**QUESTIONS)},
+            steps=1100,
+            seed=2,
+            optimizer=muon(1.5e-3, 50),
+            augment=DOUBT,
+        ),
+        Stage(
+            name="s2_more",
+            starts_from=("s2_questions",),
+            **JOINT | {"mixture": live(**QUESTIONS | MORE)},
+            steps=2000,
+            seed=3,
+            optimizer=muon(1.5e-3, 50),
+            augment=DOUBT,
+        ),
+        Stage(
+            name="s2_sounds",
+            starts_from=("s2_more",),
+            trains=(DECODER, ADAPTERS[0]),  # what gets no gradient would only decay
+            **JOINT | {"mixture": live(recall_sounds=1), "patches": 0},
+            steps=400,
+            seed=6,
+            optimizer=muon(3e-3, 50),
+            augment=DOUBT,
+        ),
+        Stage(
+            name="s2_events",
+            starts_from=("s2_sounds",),
+            **JOINT | {"mixture": live(**EVENTS)},
+            steps=3000,
+            seed=4,
             optimizer=muon(2e-3, 50),
+            augment=DOUBT,
+        ),
+        Stage(
+            name="s2_speech",
+            starts_from=("s2_events",),
+            **JOINT | {"mixture": live(**SPEECH)},
+            steps=900,
+            seed=7,
+            optimizer=muon(1.5e-3, 50),
+            augment=DOUBT,
+        ),
+        Stage(
+            name="s2_balance",
+            starts_from=("s2_speech",),
+            **JOINT | {"mixture": live(**BALANCE)},
+            steps=2600,
+            seed=8,
+            optimizer=muon(1.5e-3, 50),
             augment=DOUBT,
         ),
     )
