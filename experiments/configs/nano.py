@@ -13,7 +13,7 @@ s2_more      and again for longer, with more of what is still furthest from its 
 s2_sounds    when which sound comes, and nothing else: among other tasks it was not learned
 s2_events    everything again, two examples in five captions
 s2_speech    and again, mostly speech, which the two before had little of
-s2_balance   and again, what the three before had by turns
+s2_balance   and again, half of it speech and a quarter captions
 
 Every example is new: it is made as it is read. Every stage's matrices are trained by Muon.
 """
@@ -121,7 +121,7 @@ SPEECH = EVENTS | {
     "tool_call": 2,
 }
 
-# What was unlearned by turns, at once: half of the examples are heard, a quarter are captions.
+# What was unlearned by turns, at once: half of the examples are speech, a quarter captions.
 BALANCE = {
     "transcribe": 3,
     "words": 2,
@@ -247,7 +247,8 @@ STAGES = {
         Stage(
             name="s2_sounds",
             starts_from=("s2_more",),
-            trains=(DECODER, ADAPTERS[0]),  # what gets no gradient would only decay
+            # Vision would get no gradient and only decay, and AuT would unlearn speech.
+            trains=(DECODER, ADAPTERS[0]),
             **JOINT | {"mixture": live(recall_sounds=1), "patches": 0},
             steps=400,
             seed=6,

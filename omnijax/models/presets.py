@@ -10,7 +10,7 @@ QWEN3_5_VOCAB = 248_320
 
 
 def nano() -> ThinkerConfig:
-    """About 5 M parameters: trains on two CPU cores in two hours.
+    """About 5 M parameters: trains on two CPU cores in hours.
 
     Attention in every second layer, not every fourth as in the released decoders: at four layers
     a 3:1 pattern would leave it the last layer only. Token ids are those of

@@ -67,7 +67,7 @@ def _briefly(objects: list[dict]) -> str:
 
 
 def sounds(rng, split: str) -> dict:
-    """Two to four sounds, and when each of them comes: of five in 3.5 s their order tells it."""
+    """Two to four sounds, and when each comes: of five in 3.5 s the order alone tells the times."""
     return sound_time(rng, split, count=int(rng.integers(2, 5)))
 
 

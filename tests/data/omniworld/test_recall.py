@@ -103,6 +103,7 @@ def test_every_sound_is_asked_for_once_and_its_time_is_the_answer():
         events = plan["meta"]["events"]
         (track,) = plan["media"]
         assert track["kind"] == "sounds" and track["sounds"] == events
+        assert plan["messages"][0]["content"][0] == {"type": "audio", "audio": 0}
         times = {event["sound"]: f"{event['time']:.1f} seconds" for event in events}
         asked = []
         for question, said in turns(plan):
