@@ -50,20 +50,21 @@ def muon(learning_rate: float, warmup_steps: int, **schedule) -> OptimizerConfig
     )
 
 
-# All tasks, packed: about 50 answers a step. Long captions do not drown short answers.
+TASKS = {
+    "transcribe": 2.3,
+    "words": 1,
+    "picture_question_written": 1.4,
+    "picture_question_spoken": 2,
+    "describe": 1.6,
+    "sound_time": 2,
+    "caption": 2.6,
+    "tool_call": 1.1,
+    "tool_call_written": 0.1,
+    "text_question": 1.5,
+}
+# Packed: about 50 answers a step. Long captions do not drown short answers.
 JOINT = {
-    "mixture": live(
-        transcribe=2.3,
-        words=1,
-        picture_question_written=1.4,
-        picture_question_spoken=2,
-        describe=1.6,
-        sound_time=2,
-        caption=2.6,
-        tool_call=1.1,
-        tool_call_written=0.1,
-        text_question=1.5,
-    ),
+    "mixture": live(**TASKS),
     "batch": 2,
     "tokens": 1024,
     "audio_chunks": 40,
@@ -138,6 +139,25 @@ BALANCE = {
     "text_question": 0.5,
     "recall_scenes": 0.4,
 }
+
+
+def everything(
+    name: str, after: str, shares: dict[str, float], steps: int, seed: int, rate: float = 1.5e-3
+) -> Stage:
+    """A stage that trains all weights on all tasks, by their shares, under doubt.
+
+    seed: another than the stages' before it, so that it goes on with other examples.
+    """
+    return Stage(
+        name=name,
+        starts_from=(after,),
+        **JOINT | {"mixture": live(**shares)},
+        steps=steps,
+        seed=seed,
+        optimizer=muon(rate, 50),
+        augment=DOUBT,
+    )
+
 
 LAST = "s2_balance"
 STAGES = {
@@ -217,33 +237,9 @@ STAGES = {
             optimizer=muon(2e-3, 100, end_fraction=0.4),
             augment=VOICES,
         ),
-        Stage(
-            name="s2",
-            starts_from=("s2_decoder",),
-            **JOINT,
-            steps=1700,
-            seed=1,  # goes on with other examples
-            optimizer=muon(1.5e-3, 50),
-            augment=DOUBT,
-        ),
-        Stage(
-            name="s2_questions",
-            starts_from=("s2",),
-            **JOINT | {"mixture": live(**QUESTIONS)},
-            steps=1100,
-            seed=2,
-            optimizer=muon(1.5e-3, 50),
-            augment=DOUBT,
-        ),
-        Stage(
-            name="s2_more",
-            starts_from=("s2_questions",),
-            **JOINT | {"mixture": live(**QUESTIONS | MORE)},
-            steps=2000,
-            seed=3,
-            optimizer=muon(1.5e-3, 50),
-            augment=DOUBT,
-        ),
+        everything("s2", "s2_decoder", TASKS, steps=1700, seed=1),
+        everything("s2_questions", "s2", QUESTIONS, steps=1100, seed=2),
+        everything("s2_more", "s2_questions", QUESTIONS | MORE, steps=2000, seed=3),
         Stage(
             name="s2_sounds",
             starts_from=("s2_more",),
@@ -255,33 +251,9 @@ STAGES = {
             optimizer=muon(3e-3, 50),
             augment=DOUBT,
         ),
-        Stage(
-            name="s2_events",
-            starts_from=("s2_sounds",),
-            **JOINT | {"mixture": live(**EVENTS)},
-            steps=3000,
-            seed=4,
-            optimizer=muon(2e-3, 50),
-            augment=DOUBT,
-        ),
-        Stage(
-            name="s2_speech",
-            starts_from=("s2_events",),
-            **JOINT | {"mixture": live(**SPEECH)},
-            steps=900,
-            seed=7,
-            optimizer=muon(1.5e-3, 50),
-            augment=DOUBT,
-        ),
-        Stage(
-            name="s2_balance",
-            starts_from=("s2_speech",),
-            **JOINT | {"mixture": live(**BALANCE)},
-            steps=2600,
-            seed=8,
-            optimizer=muon(1.5e-3, 50),
-            augment=DOUBT,
-        ),
+        everything("s2_events", "s2_sounds", EVENTS, steps=3000, seed=4, rate=2e-3),
+        everything("s2_speech", "s2_events", SPEECH, steps=900, seed=7),
+        everything("s2_balance", "s2_speech", BALANCE, steps=2600, seed=8),
     )
 }
 
