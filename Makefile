@@ -31,7 +31,7 @@ $(PARITY)/.ready: $(READY)
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/python $(PIP) --upgrade "setuptools>=77" wheel
 	$(PARITY)/bin/python $(PIP) torch==2.13.0
-	$(PARITY)/bin/python $(PIP) --no-build-isolation -e ".[test,notebooks,parity]"
+	$(PARITY)/bin/python $(PIP) --no-build-isolation -e ".[test,notebooks,parity,speakers]"
 	@touch $@
 
 demo: $(READY)

@@ -73,7 +73,7 @@ def score() -> None:
     import numpy as np
 
     from omnijax.data.omniworld import live
-    from omnijax.eval.speech import codebook_use, mel_distance, stoi
+    from omnijax.eval.speech import codebook_use, mel_distance, pitch_kept, stoi
     from omnijax.media import Audio
     from omnijax.models.codec import SAMPLE_RATE, decode_clip, encode_clip
     from omnijax.train.codec import load_codec
@@ -92,6 +92,7 @@ def score() -> None:
         decoded.append(Audio(samples, SAMPLE_RATE))
     pairs = list(zip(clips, decoded, strict=True))
     use = codebook_use(codes, codec.config.codes)
+    pitches = [pitch_kept(a, b) for a, b in pairs]
     noise = [clip._replace(samples=_noise(clip.samples)) for clip in clips]
     figures = {
         "examples": len(examples),
@@ -99,6 +100,8 @@ def score() -> None:
         "stoi_of_noise": float(np.mean([stoi(a, b) for a, b in zip(clips, noise, strict=True)])),
         **perceived(pairs),
         "mel_distance": float(np.mean([mel_distance(a, b) for a, b in pairs])),
+        "voiced_kept": float(np.mean([pitch.voiced for pitch in pitches])),
+        "semitones_apart": float(np.nanmedian([pitch.semitones for pitch in pitches])),
         "codebook_use": use.share.tolist(),
         "codebook_perplexity": use.perplexity.tolist(),
     }

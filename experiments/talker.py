@@ -158,7 +158,7 @@ def score() -> None:
     from omnijax.data.omniworld import live
     from omnijax.data.omniworld.voices import UNSEEN_VOICES
     from omnijax.eval.spoken import score_latency, score_speech
-    from omnijax.eval.voices import score_cloning
+    from omnijax.eval.voices import measure, score_cloning
     from omnijax.pretrained import load, load_speaker
 
     if REPORT.value:
@@ -183,7 +183,9 @@ def score() -> None:
     report(score_latency(speaker, thinker, questions), "conversation: ")
     clips, texts = spoken_by_all(source)
     new = [voice.name for voice in UNSEEN_VOICES]
-    cloning = score_cloning(speaker, clips, new, texts, language="en")
+    by = measure()
+    print(f"voices never heard, told apart by {by.name}:")
+    cloning = score_cloning(speaker, clips, new, texts, by, language="en")
     report(cloning, "voices never heard: ")
 
 

@@ -1,4 +1,5 @@
-"""How close decoded speech is to what was spoken: intelligibility, mel distance, codebook use."""
+"""How close decoded speech is to what was spoken: intelligibility, mel distance, pitch, codebook
+use."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,6 +15,15 @@ STOI_RATE = 10_000  # samples a second that STOI is defined at
 PESQ_RATE = 16_000  # the same of wideband PESQ
 SHORTEST_STOI = 0.4  # seconds that are not silence: STOI compares runs of 30 frames
 MEL = MelConfig(sample_rate=24_000, bins=80, window=1024, hop=256, floor_log10=-5.0)  # the loss'
+PITCH_RATE, PITCH_HOP = 16_000, 160
+FLOOR, CEILING = 60.0, 500.0  # Hz, of F0
+
+
+class PitchKept(NamedTuple):
+    """What a copy has of a voice's pitch."""
+
+    voiced: float  # the share of the original's voiced frames that are voiced in the copy
+    semitones: float  # median distance where both are voiced; nan: nowhere
 
 
 class CodebookUse(NamedTuple):
@@ -66,6 +76,38 @@ def mel_distance(clean: Audio, decoded: Audio) -> float:
     # log_mel is (log10 power + 4) / 4.
     ours, theirs = (np.asarray(log_mel(clip.samples, MEL)) for clip in (clean, decoded))
     return float(4 * np.mean(np.abs(ours - theirs)))
+
+
+def pitch_track(clip: Audio) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray, " A"]]:
+    """(F0 in Hz, a hundred times a second, nan where there is none; the samples at 16 kHz).
+
+    By pYIN (Mauch and Dixon 2014), of `librosa`.
+    """
+    import librosa
+
+    samples = resample(clip, PITCH_RATE).samples
+    f0, _, _ = librosa.pyin(
+        samples,
+        fmin=FLOOR,
+        fmax=CEILING,
+        sr=PITCH_RATE,
+        frame_length=1024,
+        hop_length=PITCH_HOP,
+    )
+    return f0, samples
+
+
+def pitch_kept(clean: Audio, decoded: Audio) -> PitchKept:
+    """Whether the copy has a voice where the original has, and how high."""
+    _check_pair(clean, decoded)
+    ours, theirs = pitch_track(clean)[0], pitch_track(decoded)[0]
+    voiced = np.isfinite(ours)
+    if not voiced.any():
+        raise UserError(f"nothing in the clip of {clean.seconds:.2f} s has a pitch")
+    both = voiced & np.isfinite(theirs)
+    apart = 12 * np.abs(np.log2(ours[both] / theirs[both]))
+    median = float(np.median(apart)) if both.any() else float("nan")
+    return PitchKept(float(both.sum() / voiced.sum()), median)
 
 
 def codebook_use(codes: Sequence[Int[np.ndarray, "_ Q"]], size: int) -> CodebookUse:

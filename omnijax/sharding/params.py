@@ -16,7 +16,7 @@ Axes = tuple[str | None, ...]
 # Every parameter of every module has its line: tests/sharding looks.
 PARAM_AXES: tuple[tuple[str, Axes], ...] = (
     # the codec and what trains it: millions of parameters, not billions
-    (r"^(codec|codebook_usage|judges|distil|envelope)(/|$)", ()),
+    (r"^(codec|codebook_usage|judges|distil|envelope|pitch)(/|$)", ()),
     # embeddings and the output
     (r"^embed/table$", ("vocab", "embed")),
     (r"^aed/embed/embedding$", ("vocab", "embed")),

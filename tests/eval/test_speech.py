@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from omnijax.errors import UserError
-from omnijax.eval.speech import codebook_use, mel_distance, pesq, stoi
+from omnijax.eval.speech import codebook_use, mel_distance, pesq, pitch_kept, stoi
 from omnijax.media import Audio
 
 
@@ -26,6 +26,26 @@ def test_the_clip_itself_is_perfect_and_more_noise_is_worse(speech):
     little, much = noisy(speech, 0.01), noisy(speech, 0.3)
     assert 1 > stoi(speech, little) > stoi(speech, much)
     assert 0 < mel_distance(speech, little) < mel_distance(speech, much)
+
+
+def buzz(hertz, seconds=0.6):
+    wave = sum(
+        np.sin(2 * np.pi * hertz * k * np.arange(int(seconds * 24_000)) / 24_000) / k
+        for k in range(1, 8)
+    )
+    return Audio((0.1 * wave).astype(np.float32), 24_000)
+
+
+def test_pitch_is_kept_by_the_clip_itself_raised_by_an_octave_and_lost_in_a_whisper():
+    voice = buzz(120)
+    assert pitch_kept(voice, voice) == (1, 0)
+    raised = pitch_kept(voice, buzz(240))
+    assert raised.voiced > 0.9 and raised.semitones == pytest.approx(12, abs=0.2)
+    whisper = voice._replace(samples=0 * voice.samples)
+    lost = pitch_kept(voice, noisy(whisper, 0.1))
+    assert lost.voiced < 0.2
+    with pytest.raises(UserError, match="nothing in the clip of 0.60 s has a pitch"):
+        pitch_kept(whisper, voice)
 
 
 def test_pesq_falls_with_noise_and_says_what_it_needs(speech):

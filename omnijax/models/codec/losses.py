@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from omnijax.media.mel import MelConfig, log10_mel
 from omnijax.models.codec.config import SAMPLE_RATE, check_each_positive, check_positive
@@ -62,6 +63,42 @@ class EnvelopeConfig:
 
     def __post_init__(self):
         check_positive(self, "steps", "bins")
+
+    @property
+    def middle(self) -> float:
+        """Where what is said of it begins: between silence and full power."""
+        return self.floor_log10 / 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PeriodicityConfig:
+    """How alike a sound is to itself a moment earlier, `steps` times a frame, at `lags` lags.
+
+    window: samples that are compared, ending where the step does. pool: so many samples are
+    averaged first, so that the first harmonics decide. lowest, highest: Hz, of the lags' inverses,
+    evenly on a log scale. noise: a power under which a sound counts as having no pitch.
+    """
+
+    steps: int = 4
+    lags: int = 40
+    window: int = 2048
+    pool: int = 8
+    lowest: float | int = 65.0
+    highest: float | int = 450.0
+    noise: float = 1e-5
+
+    def __post_init__(self):
+        check_positive(self, "steps", "lags", "window", "pool", "lowest")
+        check(
+            self.lowest < self.highest,
+            f"PeriodicityConfig.lowest is {self.lowest}, highest is {self.highest}",
+        )
+        longest = SAMPLE_RATE / self.lowest
+        check(
+            self.window >= 2 * longest,
+            f"PeriodicityConfig.window is {self.window}: two periods of {self.lowest} Hz are "
+            f"{2 * longest:.0f} samples",
+        )
 
 
 def mel_loss(
@@ -117,6 +154,57 @@ def envelope_loss(
     frame = samples.shape[1] // predicted.shape[1]
     target = jax.lax.stop_gradient(envelope(samples, frame, config))
     return jnp.mean(jnp.abs(predicted.astype(jnp.float32) - target))
+
+
+def periodicity(
+    samples: Float[Array, "B A"], frame: int, config: PeriodicityConfig = PeriodicityConfig()
+) -> Float[Array, "B R P"]:
+    """Normalised autocorrelation of each frame of `frame` samples, `config.steps` times in it.
+
+    Near 1 at a voice's period, near 0 without a pitch; by the windowed signal's and the window's
+    own (Boersma 1993). Causal, as `envelope` is. P = steps * lags.
+    """
+    check(
+        frame % (config.steps * config.pool) == 0,
+        f"a frame of {frame} samples is no multiple of PeriodicityConfig.steps * pool = "
+        f"{config.steps} * {config.pool}",
+    )
+    hop, window = frame // config.steps // config.pool, config.window // config.pool
+    batch = samples.shape[0]
+    with jax.named_scope("periodicity"):
+        pooled = samples.astype(jnp.float32).reshape(batch, -1, config.pool).mean(-1)
+        count = pooled.shape[1] // hop
+        pooled = jnp.pad(pooled, ((0, 0), (window - hop, 0)))
+        seen = pooled[:, np.arange(count)[:, None] * hop + np.arange(window)]
+        weight = np.hanning(window + 2)[1:-1]
+        seen = (seen - jnp.mean(seen, -1, keepdims=True)) * weight.astype(np.float32)
+        spectrum = jnp.fft.rfft(seen, 2 * window)
+        alike = jnp.fft.irfft(jnp.square(jnp.abs(spectrum)))[..., :window]
+        alone = np.correlate(weight, weight, "full")[window - 1 :]
+        power = alike[..., :1] / alone[0] + config.noise
+        # Between whole lags, linearly.
+        lags = np.geomspace(1 / config.highest, 1 / config.lowest, config.lags)
+        lags = lags * SAMPLE_RATE / config.pool
+        below = np.floor(lags).astype(np.int32)
+        share = (lags - below).astype(np.float32)
+        scaled = alike[..., below] * ((1 - share) / alone[below])
+        scaled += alike[..., below + 1] * (share / alone[below + 1])
+        return (scaled / power).reshape(batch, -1, config.steps * config.lags)
+
+
+def periodicity_loss(
+    said: Float[Array, "B R P"],
+    samples: Float[Array, "B A"],
+    config: PeriodicityConfig = PeriodicityConfig(),
+) -> Float[Array, ""]:
+    """Mean absolute difference of a `periodicity` from that of the samples.
+
+    Spectral losses leave a low voice whispered: where harmonics lie closer than their bins, noise
+    of the same envelope costs no more than a pitch.
+    """
+    frame = samples.shape[1] // said.shape[1]
+    target = jax.lax.stop_gradient(periodicity(samples, frame, config))
+    return jnp.mean(jnp.abs(said.astype(jnp.float32) - target))
 
 
 def discriminator_loss(

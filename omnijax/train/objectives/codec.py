@@ -31,6 +31,7 @@ from omnijax.models.codec.discriminators import Discriminators
 from omnijax.models.codec.losses import (
     EnvelopeConfig,
     MelLossConfig,
+    PeriodicityConfig,
     adversarial_loss,
     check_kind,
     discriminator_loss,
@@ -38,6 +39,8 @@ from omnijax.models.codec.losses import (
     envelope_loss,
     feature_loss,
     mel_loss,
+    periodicity,
+    periodicity_loss,
 )
 from omnijax.nn.linear import fan_in_init
 from omnijax.train.stages import OptimizerConfig
@@ -52,13 +55,22 @@ from omnijax.train.state import (
 from omnijax.typing import Array, Bool, Float, Int
 
 # What trains by gradient. The codebooks and their usage do not: `after` moves them.
-GENERATOR = (r"^codec/(?!quantiser/codebooks$)", r"^(distil|envelope)/")
-ENCODER = (r"^codec/(encoder/|quantiser/(?!codebooks$))", r"^(distil|envelope)/")
+HEADS = r"^(distil|envelope|pitch)/"
+GENERATOR = (r"^codec/(?!quantiser/codebooks$)", HEADS)
+ENCODER = (r"^codec/(encoder/|quantiser/(?!codebooks$))", HEADS)
 DECODER = (r"^codec/code2wav/",)
 JUDGES = (r"^judges/",)
 
-
-WEIGHTS = ("mel", "features", "adversarial", "commitment", "distillation", "envelope")
+WEIGHTS = (
+    "mel",
+    "features",
+    "adversarial",
+    "commitment",
+    "distillation",
+    "envelope",
+    "pitch",
+    "periodicity",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,10 +83,13 @@ class CodecLossConfig:
     commitment: float | int = 0.25
     distillation: float | int = 1.0
     envelope: float | int = 0.0  # of what the quantised features say of their frame's spectrum
+    pitch: float | int = 0.0  # of what they say of their frame's periodicity
+    periodicity: float | int = 0.0  # of the decoded samples'
     kind: str = "hinge"  # or least_squares
     judge_rate: float | int = 1.0  # the judges' learning rate as a multiple of the generator's
     mel_scales: MelLossConfig = MelLossConfig()
     envelopes: EnvelopeConfig = EnvelopeConfig()
+    periods: PeriodicityConfig = PeriodicityConfig()
 
     def __post_init__(self) -> None:
         for field in (*WEIGHTS, "judge_rate"):
@@ -123,7 +138,7 @@ def codec_objective(
     encoded: False trains Code2Wav alone, on the codes as they are: all of them, of every clip.
 
     Parameters lie under "codec", "codebook_usage", and where they exist "judges", "audio",
-    "distil" and "envelope".
+    "distil", "envelope" and "pitch".
     """
     if codec.config.encoder is None or codec.config.code2wav.lookup != "rvq":
         raise UserError(
@@ -135,10 +150,10 @@ def codec_objective(
             "an encoder alone learns from the envelope: CodecLossConfig.envelope is "
             f"{config.envelope}, and there is nothing to judge"
         )
-    if not encoded and (teacher is not None or config.envelope or not decoded):
+    if not encoded and (teacher is not None or config.envelope or config.pitch or not decoded):
         raise UserError(
-            "Code2Wav alone has nothing to learn from a teacher or from the envelope: "
-            f"CodecLossConfig.envelope is {config.envelope}"
+            "Code2Wav alone has nothing to learn from a teacher, the envelope or the pitch: "
+            f"CodecLossConfig.envelope is {config.envelope}, its pitch {config.pitch}"
         )
     if teacher is not None and example.heard is None:
         raise UserError("the codec has a teacher, but its batches hold nothing for it to hear")
@@ -156,14 +171,15 @@ def codec_objective(
             shape = (quantiser.features, features.shape[-1])
             params["audio"] = audio["params"]
             params["distil"] = {"kernel": fan_in_init(shape[0])(keys[3], shape)}
-
-        if config.envelope:
-            size_out = config.envelopes.steps * config.envelopes.bins
-            kernel = fan_in_init(quantiser.features)(
-                jax.random.fold_in(keys[3], 1), (quantiser.features, size_out)
-            )
-            middle = jnp.full((size_out,), config.envelopes.floor_log10 / 2)
-            params["envelope"] = {"kernel": kernel, "bias": middle}
+        heads = {
+            "envelope": (config.envelopes.steps * config.envelopes.bins, config.envelopes.middle),
+            "pitch": (config.periods.steps * config.periods.lags, 0.0),
+        }
+        for number, (name, (width, middle)) in enumerate(heads.items(), 1):
+            if getattr(config, name):
+                key = jax.random.fold_in(keys[3], number)
+                kernel = fan_in_init(quantiser.features)(key, (quantiser.features, width))
+                params[name] = {"kernel": kernel, "bias": jnp.full((width,), middle)}
 
         def begin(bound: Codec) -> CodebookState:
             features = bound.encoder(samples)[0]
@@ -188,9 +204,16 @@ def codec_objective(
         losses = {"commitment": quantised.commitment}
         if samples is not None:
             losses["mel"] = mel_loss(samples, batch.samples, config.mel_scales)
-        if config.envelope:
-            said = quantised.features @ params["envelope"]["kernel"] + params["envelope"]["bias"]
-            losses["envelope"] = envelope_loss(said, batch.samples, config.envelopes)
+        if samples is not None and config.periodicity:
+            heard = periodicity(samples, size, config.periods)
+            losses["periodicity"] = periodicity_loss(heard, batch.samples, config.periods)
+        for name, head_loss, of in (
+            ("envelope", envelope_loss, config.envelopes),
+            ("pitch", periodicity_loss, config.periods),
+        ):
+            if getattr(config, name):
+                said = quantised.features @ params[name]["kernel"] + params[name]["bias"]
+                losses[name] = head_loss(said, batch.samples, of)
         if teacher is not None:
             with jax.named_scope("distillation"):
                 student = quantised.semantic @ params["distil"]["kernel"]

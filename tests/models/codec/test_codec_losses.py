@@ -15,11 +15,14 @@ from omnijax.models.codec.discriminators import (
 )
 from omnijax.models.codec.losses import (
     MelLossConfig,
+    PeriodicityConfig,
     adversarial_loss,
     discriminator_loss,
     distillation_loss,
     feature_loss,
     mel_loss,
+    periodicity,
+    periodicity_loss,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -87,6 +90,59 @@ def test_feature_matching_compares_every_layer_relative_to_its_size():
     fake = [Judgement(jnp.zeros(1), (jnp.full((3,), 3.0), jnp.full((2,), 110.0)))]
     np.testing.assert_allclose(feature_loss(real, fake), (0.5 + 0.1) / 2, rtol=1e-5)
     assert float(feature_loss(real, real)) == 0
+
+
+FRAME = 1920
+
+
+def voice(hertz, frames=4):
+    """Harmonics of a pitch, as loud each."""
+    t = np.arange(frames * FRAME) / 24_000
+    waves = [np.sin(2 * np.pi * hertz * k * t + k) for k in range(1, 12)]
+    return jnp.asarray(0.03 * np.sum(waves, 0), jnp.float32)[None]
+
+
+@pytest.mark.parametrize("hertz", [80, 150, 300])
+def test_a_sound_is_most_like_itself_a_period_earlier(hertz):
+    config = PeriodicityConfig()
+    alike = periodicity(voice(hertz), FRAME)[0, 2:].reshape(-1, config.lags)
+    lags = np.geomspace(1 / config.highest, 1 / config.lowest, config.lags)
+    assert np.all(alike.max(-1) > 0.8)  # lags are 5 % apart, eleven harmonics peak narrowly
+    # A period or, lower than that, several.
+    periods = lags[alike.argmax(-1)] * hertz
+    np.testing.assert_allclose(periods, np.round(periods), atol=0.04)
+    assert np.all(alike[:, lags * hertz < 0.7] < 0.75)
+
+
+def test_noise_and_silence_have_no_period():
+    noise = 0.1 * jax.random.normal(jax.random.key(0), (1, 8 * FRAME))
+    assert np.abs(periodicity(noise, FRAME)).max() < 0.4
+    np.testing.assert_array_equal(periodicity(0 * noise, FRAME), 0)
+
+
+def test_a_whisper_costs_more_than_another_voice_phase_costs_nothing_and_silence_has_a_gradient():
+    low, whisper = voice(90), 0.1 * jax.random.normal(jax.random.key(0), voice(90).shape)
+    cost = lambda x: periodicity_loss(periodicity(x, FRAME), low)  # noqa: E731
+    assert float(cost(low)) == 0
+    assert float(cost(-low)) < 1e-5 < 0.02 < float(cost(voice(95))) < float(cost(whisper))
+    grad = jax.jit(jax.grad(cost))(0 * low)
+    assert np.isfinite(grad).all()
+
+
+def test_a_frame_s_periodicity_depends_on_nothing_after_it():
+    sound, changed = voice(100), voice(100).at[:, 2 * FRAME :].set(0.3)
+    np.testing.assert_array_equal(
+        periodicity(sound, FRAME)[:, :2], periodicity(changed, FRAME)[:, :2]
+    )
+
+
+def test_periodicity_is_checked():
+    with pytest.raises(UserError, match="window is 512: two periods of 65.0 Hz are 738 samples"):
+        PeriodicityConfig(window=512)
+    with pytest.raises(UserError, match="lowest is 500, highest is 450.0"):
+        PeriodicityConfig(lowest=500)
+    with pytest.raises(UserError, match="a frame of 100 samples is no multiple"):
+        periodicity(jnp.zeros((1, 400)), 100)
 
 
 def test_distillation_is_zero_for_parallel_features_at_any_rate_and_two_for_opposite_ones():

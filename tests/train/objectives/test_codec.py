@@ -14,7 +14,7 @@ from omnijax.data.crops import CodecBatch
 from omnijax.errors import UserError
 from omnijax.models.codec import Codec
 from omnijax.models.codec.discriminators import DiscriminatorConfig, Discriminators
-from omnijax.models.codec.losses import MelLossConfig
+from omnijax.models.codec.losses import MelLossConfig, PeriodicityConfig
 from omnijax.sharding import flatten
 from omnijax.train.objectives.codec import (
     DECODER,
@@ -53,9 +53,14 @@ JUDGE = DiscriminatorConfig(
 )
 # Least squares: within its margins the hinge's gradient of a score's bias is exactly zero.
 LOSS = CodecLossConfig(
-    kind="least_squares", mel_scales=MelLossConfig(windows=(64, 128), bins=(8, 12))
+    kind="least_squares",
+    pitch=2.0,
+    periodicity=3.0,
+    mel_scales=MelLossConfig(windows=(64, 128), bins=(8, 12)),
+    periods=PeriodicityConfig(steps=2, lags=4, window=64, pool=2, lowest=800, highest=3000),
 )
-NAMES = {"mel", "commitment", "distillation", "adversarial", "features"}
+OF_SOUND = {"mel", "commitment", "pitch", "periodicity"}
+NAMES = OF_SOUND | {"distillation", "adversarial", "features"}
 
 
 class Teacher(nn.Module):
@@ -170,30 +175,31 @@ def test_steps_lower_the_mel_loss_and_the_codebooks_follow_their_inputs(objectiv
     assert np.all(now["codebook_usage"] > 0)
 
 
-def test_without_judges_and_teacher_the_mel_and_commitment_losses_remain(batch):
+def test_without_judges_and_teacher_the_losses_of_sound_remain(batch):
     objective = codec_objective(CODEC, batch, LOSS)
     params = jax.eval_shape(objective.init, jax.random.key(0))
     assert objective.optimizer is None
     losses = jax.eval_shape(lambda p: objective.loss(p, batch, None), params)
-    assert set(params) == {"codec", "codebook_usage"}
-    assert not losses.metrics.keys() & (NAMES - {"mel", "commitment"})
+    assert set(params) == {"codec", "codebook_usage", "pitch"}
+    assert losses.metrics.keys() & NAMES == OF_SOUND
 
 
 def test_code2wav_alone_trains_on_codes_that_stay(batch):
-    loss = dataclasses.replace(LOSS, envelope=0.0)
+    loss = dataclasses.replace(LOSS, pitch=0.0)
     objective = codec_objective(CODEC, batch, loss, encoded=False)
     assert objective.after is None
     params = objective.init(jax.random.key(0))
     # No draw: neither codebooks nor clips are left out, whatever the key.
     grads = [
-        jax.grad(lambda p, k=key: objective.loss(p, batch, k).total)(params)
+        jax.jit(jax.grad(lambda p, k=key: objective.loss(p, batch, k).total))(params)
         for key in (None, jax.random.key(1))
     ]
     jax.tree.map(np.testing.assert_array_equal, *grads)
     trained, _ = split_params(grads[0], DECODER)
     assert all(np.any(leaf) for leaf in flatten(trained).values())
-    with pytest.raises(UserError, match="Code2Wav alone has nothing to learn from"):
-        codec_objective(CODEC, batch, dataclasses.replace(LOSS, envelope=1.0), encoded=False)
+    for head in ("envelope", "pitch"):
+        with pytest.raises(UserError, match="Code2Wav alone has nothing to learn from"):
+            codec_objective(CODEC, batch, dataclasses.replace(loss, **{head: 1.0}), encoded=False)
 
 
 def test_a_codec_that_cannot_train_and_a_negative_weight_are_refused(batch):
