@@ -92,7 +92,7 @@ def score() -> None:
         decoded.append(Audio(samples, SAMPLE_RATE))
     pairs = list(zip(clips, decoded, strict=True))
     use = codebook_use(codes, codec.config.codes)
-    pitches = [pitch_kept(a, b) for a, b in pairs]
+    pitch = pitch_kept(pairs)
     noise = [clip._replace(samples=_noise(clip.samples)) for clip in clips]
     figures = {
         "examples": len(examples),
@@ -100,8 +100,9 @@ def score() -> None:
         "stoi_of_noise": float(np.mean([stoi(a, b) for a, b in zip(clips, noise, strict=True)])),
         **perceived(pairs),
         "mel_distance": float(np.mean([mel_distance(a, b) for a, b in pairs])),
-        "voiced_kept": float(np.mean([pitch.voiced for pitch in pitches])),
-        "semitones_apart": float(np.nanmedian([pitch.semitones for pitch in pitches])),
+        "voiced_kept": pitch.voiced,
+        "unvoiced_hummed": pitch.hummed,
+        **({} if pitch.semitones is None else {"semitones_apart": pitch.semitones}),
         "codebook_use": use.share.tolist(),
         "codebook_perplexity": use.perplexity.tolist(),
     }

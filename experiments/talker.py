@@ -172,7 +172,7 @@ def score() -> None:
         """Each group as it comes: what follows may take long, or be stopped."""
         found = {f"{of}{name}": value for name, value in found.items()}
         for name, value in found.items():
-            print(f"{name:40}{value:.4g}", flush=True)
+            print(f"{name:60}{value:.4g}", flush=True)
         figures.update(found)
         if REPORT.value:
             Path(REPORT.value).write_text(json.dumps(figures, indent=2) + "\n")
@@ -184,9 +184,8 @@ def score() -> None:
     clips, texts = spoken_by_all(source)
     new = [voice.name for voice in UNSEEN_VOICES]
     by = measure()
-    print(f"voices never heard, told apart by {by.name}:")
     cloning = score_cloning(speaker, clips, new, texts, by, language="en")
-    report(cloning, "voices never heard: ")
+    report(cloning, f"voices never heard, by {by.name}: ")
 
 
 def spoken_by_all(source) -> tuple[dict, list[str]]:

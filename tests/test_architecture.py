@@ -30,7 +30,8 @@ FLOORS = (
     ("serve",),
 )
 HEIGHT = {name: height for height, row in enumerate(FLOORS) for name in row}
-# Parity lives in tests; these must never be needed to run the model.
+# Parity lives in tests; these must never be needed to run the model. Resemblyzer, which imports
+# torch, is imported when a voice is measured with it, where it is installed: no other thing is.
 FORBIDDEN = ("torch", "transformers", "tensorflow", "clu", "decord", "fiddle", "tyro", "typeguard")
 MAX_LINES = 600
 

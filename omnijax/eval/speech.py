@@ -16,14 +16,15 @@ PESQ_RATE = 16_000  # the same of wideband PESQ
 SHORTEST_STOI = 0.4  # seconds that are not silence: STOI compares runs of 30 frames
 MEL = MelConfig(sample_rate=24_000, bins=80, window=1024, hop=256, floor_log10=-5.0)  # the loss'
 PITCH_RATE, PITCH_HOP = 16_000, 160
-FLOOR, CEILING = 60.0, 500.0  # Hz, of F0
+PITCH_FLOOR, PITCH_CEILING = 60.0, 500.0  # Hz
 
 
 class PitchKept(NamedTuple):
-    """What a copy has of a voice's pitch."""
+    """What copies have of the originals' pitch, over all frames of all clips."""
 
-    voiced: float  # the share of the original's voiced frames that are voiced in the copy
-    semitones: float  # median distance where both are voiced; nan: nowhere
+    voiced: float  # the share of voiced frames that are voiced in the copy
+    hummed: float  # the share of the others that are
+    semitones: float | None  # median distance where both are voiced; None: nowhere
 
 
 class CodebookUse(NamedTuple):
@@ -78,7 +79,7 @@ def mel_distance(clean: Audio, decoded: Audio) -> float:
     return float(4 * np.mean(np.abs(ours - theirs)))
 
 
-def pitch_track(clip: Audio) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray, " A"]]:
+def pitch_track(clip: Audio) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " A"]]:
     """(F0 in Hz, a hundred times a second, nan where there is none; the samples at 16 kHz).
 
     By pYIN (Mauch and Dixon 2014), of `librosa`.
@@ -88,8 +89,8 @@ def pitch_track(clip: Audio) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray,
     samples = resample(clip, PITCH_RATE).samples
     f0, _, _ = librosa.pyin(
         samples,
-        fmin=FLOOR,
-        fmax=CEILING,
+        fmin=PITCH_FLOOR,
+        fmax=PITCH_CEILING,
         sr=PITCH_RATE,
         frame_length=1024,
         hop_length=PITCH_HOP,
@@ -97,17 +98,26 @@ def pitch_track(clip: Audio) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray,
     return f0, samples
 
 
-def pitch_kept(clean: Audio, decoded: Audio) -> PitchKept:
-    """Whether the copy has a voice where the original has, and how high."""
-    _check_pair(clean, decoded)
-    ours, theirs = pitch_track(clean)[0], pitch_track(decoded)[0]
-    voiced = np.isfinite(ours)
+def pitch_kept(pairs: Sequence[tuple[Audio, Audio]]) -> PitchKept:
+    """Whether copies have a voice where the originals have, and how high; pairs (original, copy).
+
+    Raises:
+      UserError: a pair differs in rate or length, or no original has a pitch anywhere.
+    """
+    for pair in pairs:
+        _check_pair(*pair)
+    tracks = [[pitch_track(clip)[0] for clip in pair] for pair in pairs]
+    ours, theirs = (np.concatenate(side) for side in zip(*tracks, strict=True))
+    voiced, copied = np.isfinite(ours), np.isfinite(theirs)
     if not voiced.any():
-        raise UserError(f"nothing in the clip of {clean.seconds:.2f} s has a pitch")
-    both = voiced & np.isfinite(theirs)
+        raise UserError(f"nothing in the {len(pairs)} clips has a pitch")
+    both = voiced & copied
     apart = 12 * np.abs(np.log2(ours[both] / theirs[both]))
-    median = float(np.median(apart)) if both.any() else float("nan")
-    return PitchKept(float(both.sum() / voiced.sum()), median)
+    return PitchKept(
+        float(copied[voiced].mean()),
+        float(copied[~voiced].mean()) if not voiced.all() else 0.0,
+        float(np.median(apart)) if both.any() else None,
+    )
 
 
 def codebook_use(codes: Sequence[Int[np.ndarray, "_ Q"]], size: int) -> CodebookUse:

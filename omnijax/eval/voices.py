@@ -9,6 +9,7 @@ is divided by its spread over the voices that are compared, so that neither rule
 """
 
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,8 +22,8 @@ from omnijax.media.audio import Audio, resample
 from omnijax.media.mel import MelConfig, log_mel
 from omnijax.typing import Float
 
-RATE, HOP = PITCH_RATE, PITCH_HOP
-MEL = MelConfig(sample_rate=RATE, bins=40, window=512, hop=HOP, floor_log10=-8.0)
+RATE = PITCH_RATE
+MEL = MelConfig(sample_rate=RATE, bins=40, window=512, hop=PITCH_HOP, floor_log10=-8.0)
 SHORTEST = 0.3  # seconds of voiced sound that show a voice
 
 
@@ -128,11 +129,14 @@ SPEAKER_ENCODER = Measure("Resemblyzer's speaker encoder", speaker_embedding, co
 
 
 def measure() -> Measure:
-    """The speaker encoder where its package is installed, else pitch and spectrum."""
-    try:
-        _speaker_encoder()
-    except UserError:
+    """The speaker encoder where its package is installed, else pitch and spectrum.
+
+    Raises:
+      UserError: the package is there but cannot be imported.
+    """
+    if importlib.util.find_spec("resemblyzer") is None:
         return PITCH_AND_SPECTRUM
+    _speaker_encoder()
     return SPEAKER_ENCODER
 
 
@@ -159,6 +163,11 @@ def score_cloning(
     """
     if not (texts and new):
         raise UserError("there is nothing to clone: give new voices and texts for them to say")
+    few = [name for name, own in clips.items() if len(own) < 2]
+    if few or len(clips) < 2:
+        raise UserError(
+            f"nothing to compare: {len(clips)} voices, and under two clips of {few or 'none'}"
+        )
     prints = {name: [by.show(clip) for clip in own] for name, own in clips.items()}
     won = {"cloned": 0, "copied": 0, "told": 0}
     trials = 0

@@ -15,7 +15,7 @@ from omnijax.models.codec.discriminators import DiscriminatorConfig, Discriminat
 from omnijax.models.thinker import ThinkerConfig
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
 from omnijax.train.kinds import Config, Kind, check_unused, weights_folder
-from omnijax.train.objectives.codec import CodecLossConfig, codec_objective
+from omnijax.train.objectives.codec import PITCH, CodecLossConfig, codec_objective
 from omnijax.train.stages import RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Objective, Params
 
@@ -43,7 +43,8 @@ class CodecTraining:
 
 
 def resolve(config: Config) -> dict[str, Any]:
-    """Defaults and the teacher's weights written out; a crop must be whole chunks for it."""
+    """Defaults, the teacher's weights and the pitch's head written out; a crop must be whole chunks
+    for the teacher."""
     check_unused(from_dict(Stage, config["stage"], "config.stage."), *ROWS)
     codec = from_dict(CodecConfig, config["codec"], "config.codec.")
     training = from_dict(CodecTraining, config["training"], "config.training.")
@@ -62,6 +63,8 @@ def resolve(config: Config) -> dict[str, Any]:
     stage = dict(config["stage"])
     if training.teacher and not stage["starts_from"]:
         stage["starts_from"] = [f"audio={training.teacher}"]
+    if training.losses.pitch and PITCH not in stage["trains"]:
+        stage["trains"] = [*stage["trains"], PITCH]
     parts = {"codec": to_dict(codec), "training": to_dict(training), "stage": stage}
     return {**config, **json.loads(json.dumps(parts))}
 

@@ -29,23 +29,28 @@ def test_the_clip_itself_is_perfect_and_more_noise_is_worse(speech):
 
 
 def buzz(hertz, seconds=0.6):
-    wave = sum(
-        np.sin(2 * np.pi * hertz * k * np.arange(int(seconds * 24_000)) / 24_000) / k
-        for k in range(1, 8)
-    )
+    t = np.arange(int(seconds * 24_000)) / 24_000
+    wave = sum(np.sin(2 * np.pi * hertz * k * t) / k for k in range(1, 8))
     return Audio((0.1 * wave).astype(np.float32), 24_000)
 
 
 def test_pitch_is_kept_by_the_clip_itself_raised_by_an_octave_and_lost_in_a_whisper():
     voice = buzz(120)
-    assert pitch_kept(voice, voice) == (1, 0)
-    raised = pitch_kept(voice, buzz(240))
+    silence = voice._replace(samples=0 * voice.samples)
+    whisper = noisy(silence, 0.1)
+    same = pitch_kept([(voice, voice)])
+    assert same.voiced == 1 and same.semitones == 0
+    raised = pitch_kept([(voice, buzz(240))])
     assert raised.voiced > 0.9 and raised.semitones == pytest.approx(12, abs=0.2)
-    whisper = voice._replace(samples=0 * voice.samples)
-    lost = pitch_kept(voice, noisy(whisper, 0.1))
-    assert lost.voiced < 0.2
-    with pytest.raises(UserError, match="nothing in the clip of 0.60 s has a pitch"):
-        pitch_kept(whisper, voice)
+    lost = pitch_kept([(voice, silence)])
+    assert lost.voiced == 0 and lost.semitones is None
+    assert pitch_kept([(voice, whisper)]).voiced < 0.2
+    # All frames of all clips count; a copy that hums where there was no voice is told.
+    both = pitch_kept([(voice, voice), (voice, silence)])
+    assert both.voiced == pytest.approx(0.5) and both.semitones == 0
+    assert pitch_kept([(voice, voice), (whisper, voice)]).hummed > 0.8
+    with pytest.raises(UserError, match="nothing in the 1 clips has a pitch"):
+        pitch_kept([(silence, voice)])
 
 
 def test_pesq_falls_with_noise_and_says_what_it_needs(speech):

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from omnijax.errors import UserError
-from omnijax.eval.voices import distances, score_cloning, voice_print
+from omnijax.eval.voices import (
+    PITCH_AND_SPECTRUM,
+    SPEAKER_ENCODER,
+    Measure,
+    cosine_distances,
+    distances,
+    measure,
+    score_cloning,
+    speaker_embedding,
+    voice_print,
+)
 from omnijax.generate.speaker import Speaker
 from omnijax.media import Audio
 
@@ -80,3 +90,42 @@ def test_clones_are_counted_by_whom_they_are_nearest_to(clips):
     assert perfect == {"cloned": 1.0, "copied": 0.0, "told": 1.0, "chance": 1 / 3, "trials": 4}
     stuck = score_cloning(Parrot(clips["high"][0]), clips, ["low", "high"], ["a", "b"])
     assert stuck["cloned"] == 0.5
+
+
+def test_by_cosine_the_mean_of_a_voices_clips_counts_and_not_its_length():
+    voices = {"a": [np.array([3.0, 0.0]), np.array([1.0, 0.0])], "b": [np.array([1.0, 1.0])]}
+    there = cosine_distances(np.array([1.0, 0.0]), voices)
+    assert there["a"] == pytest.approx(0) and there["b"] == pytest.approx(1 - 0.5**0.5)
+
+
+def test_clones_are_scored_by_the_measure_that_is_given(clips):
+    level = Measure(
+        "level", lambda clip: np.array([np.abs(clip.samples).max(), 1.0]), cosine_distances
+    )
+    scaled = {"soft": 0.1, "loud": 1.0}
+    clips = {
+        name: [clip._replace(samples=size * clip.samples / np.abs(clip.samples).max())
+               for clip in clips["low"]]
+        for name, size in scaled.items()
+    }  # fmt: skip
+    assert score_cloning(Parrot(), clips, ["soft", "loud"], ["a"], level)["cloned"] == 1
+    stuck = score_cloning(Parrot(clips["loud"][0]), clips, ["soft", "loud"], ["a"], level)
+    assert stuck["cloned"] == 0.5
+
+
+def test_one_clip_or_one_voice_is_nothing_to_compare(clips):
+    with pytest.raises(UserError, match=r"under two clips of \['low'\]"):
+        score_cloning(Parrot(), {**clips, "low": clips["low"][:1]}, ["low"], ["a"])
+    with pytest.raises(UserError, match="1 voices"):
+        score_cloning(Parrot(), {"low": clips["low"]}, ["low"], ["a"])
+
+
+def test_without_its_package_the_speaker_encoder_says_what_it_needs(clips):
+    try:
+        import resemblyzer as _  # noqa: F401
+    except ImportError:
+        assert measure() is PITCH_AND_SPECTRUM
+        with pytest.raises(UserError, match=r'pip install "omnijax\[speakers\]"'):
+            speaker_embedding(clips["low"][0])
+        return
+    assert measure() is SPEAKER_ENCODER

@@ -76,7 +76,8 @@ class PeriodicityConfig:
 
     window: samples that are compared, ending where the step does. pool: so many samples are
     averaged first, so that the first harmonics decide. lowest, highest: Hz, of the lags' inverses,
-    evenly on a log scale. noise: a power under which a sound counts as having no pitch.
+    evenly on a log scale. noise: mean square of the averaged samples, of full scale 1, at which a
+    period counts half: what is quieter has hardly any.
     """
 
     steps: int = 4
@@ -89,9 +90,16 @@ class PeriodicityConfig:
 
     def __post_init__(self):
         check_positive(self, "steps", "lags", "window", "pool", "lowest")
+        check(self.noise > 0, f"PeriodicityConfig.noise is {self.noise}, it must be positive")
         check(
-            self.lowest < self.highest,
-            f"PeriodicityConfig.lowest is {self.lowest}, highest is {self.highest}",
+            self.window % self.pool == 0,
+            f"PeriodicityConfig.window is {self.window}, not a multiple of pool {self.pool}",
+        )
+        half = SAMPLE_RATE / self.pool / 2
+        check(
+            self.lowest < self.highest <= half,
+            f"PeriodicityConfig.highest is {self.highest}: it must lie between lowest, "
+            f"{self.lowest}, and half the averaged samples' rate, {half:g}",
         )
         longest = SAMPLE_RATE / self.lowest
         check(
@@ -158,16 +166,25 @@ def envelope_loss(
 
 def periodicity(
     samples: Float[Array, "B A"], frame: int, config: PeriodicityConfig = PeriodicityConfig()
-) -> Float[Array, "B R P"]:
+) -> Float[Array, "B R M"]:
     """Normalised autocorrelation of each frame of `frame` samples, `config.steps` times in it.
 
-    Near 1 at a voice's period, near 0 without a pitch; by the windowed signal's and the window's
-    own (Boersma 1993). Causal, as `envelope` is. P = steps * lags.
+    Near 1 at a loud voice's period, less where that lies between two lags; near 0 without a pitch.
+    By the windowed signal's autocorrelation and the window's own (Boersma 1993). Causal, as
+    `envelope` is. M = steps * lags.
+
+    Raises:
+      UserError: the frame is no whole number of averaged samples in each step, or a step is longer
+        than the window.
     """
     check(
         frame % (config.steps * config.pool) == 0,
         f"a frame of {frame} samples is no multiple of PeriodicityConfig.steps * pool = "
         f"{config.steps} * {config.pool}",
+    )
+    check(
+        config.window >= frame // config.steps,
+        f"PeriodicityConfig.window is {config.window}, a step has {frame // config.steps} samples",
     )
     hop, window = frame // config.steps // config.pool, config.window // config.pool
     batch = samples.shape[0]
@@ -179,9 +196,10 @@ def periodicity(
         weight = np.hanning(window + 2)[1:-1]
         seen = (seen - jnp.mean(seen, -1, keepdims=True)) * weight.astype(np.float32)
         spectrum = jnp.fft.rfft(seen, 2 * window)
-        alike = jnp.fft.irfft(jnp.square(jnp.abs(spectrum)))[..., :window]
+        power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+        alike = jnp.fft.irfft(power)[..., :window]
         alone = np.correlate(weight, weight, "full")[window - 1 :]
-        power = alike[..., :1] / alone[0] + config.noise
+        loudness = alike[..., :1] / alone[0] + config.noise
         # Between whole lags, linearly.
         lags = np.geomspace(1 / config.highest, 1 / config.lowest, config.lags)
         lags = lags * SAMPLE_RATE / config.pool
@@ -189,18 +207,19 @@ def periodicity(
         share = (lags - below).astype(np.float32)
         scaled = alike[..., below] * ((1 - share) / alone[below])
         scaled += alike[..., below + 1] * (share / alone[below + 1])
-        return (scaled / power).reshape(batch, -1, config.steps * config.lags)
+        return (scaled / loudness).reshape(batch, -1, config.steps * config.lags)
 
 
 def periodicity_loss(
-    said: Float[Array, "B R P"],
+    said: Float[Array, "B R M"],
     samples: Float[Array, "B A"],
     config: PeriodicityConfig = PeriodicityConfig(),
 ) -> Float[Array, ""]:
     """Mean absolute difference of a `periodicity` from that of the samples.
 
     Spectral losses leave a low voice whispered: where harmonics lie closer than their bins, noise
-    of the same envelope costs no more than a pitch.
+    of the same envelope costs no more than a pitch. Here too a pitch some semitones off costs more
+    than none: the lags near the true one pull it in, those far away do not.
     """
     frame = samples.shape[1] // said.shape[1]
     target = jax.lax.stop_gradient(periodicity(samples, frame, config))

@@ -55,9 +55,9 @@ from omnijax.train.state import (
 from omnijax.typing import Array, Bool, Float, Int
 
 # What trains by gradient. The codebooks and their usage do not: `after` moves them.
-HEADS = r"^(distil|envelope|pitch)/"
-GENERATOR = (r"^codec/(?!quantiser/codebooks$)", HEADS)
-ENCODER = (r"^codec/(encoder/|quantiser/(?!codebooks$))", HEADS)
+GENERATOR = (r"^codec/(?!quantiser/codebooks$)", r"^(distil|envelope)/")
+ENCODER = (r"^codec/(encoder/|quantiser/(?!codebooks$))", r"^(distil|envelope)/")
+PITCH = r"^pitch/"  # beside these, where `CodecLossConfig.pitch` is
 DECODER = (r"^codec/code2wav/",)
 JUDGES = (r"^judges/",)
 
@@ -149,6 +149,11 @@ def codec_objective(
         raise UserError(
             "an encoder alone learns from the envelope: CodecLossConfig.envelope is "
             f"{config.envelope}, and there is nothing to judge"
+        )
+    if not decoded and config.periodicity:
+        raise UserError(
+            "an encoder alone gives no sound that has a period: CodecLossConfig.periodicity is "
+            f"{config.periodicity}"
         )
     if not encoded and (teacher is not None or config.envelope or config.pitch or not decoded):
         raise UserError(

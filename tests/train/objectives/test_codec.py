@@ -20,6 +20,7 @@ from omnijax.train.objectives.codec import (
     DECODER,
     GENERATOR,
     JUDGES,
+    PITCH,
     CodecLossConfig,
     codec_objective,
     valid_frames,
@@ -136,7 +137,7 @@ def constant(path):
 
 def test_every_parameter_that_the_stage_trains_gets_a_gradient_and_the_codebooks_none(looked):
     grads = jax.tree.map(jnp.add, *looked[2:])  # the stage's loss is the sum of both
-    trained, frozen = split_params(grads, (*GENERATOR, *JUDGES))
+    trained, frozen = split_params(grads, (*GENERATOR, PITCH, *JUDGES))
     silent = [path for path, grad in flatten(trained).items() if not np.any(grad)]
     assert not silent
     assert {path for path in flatten(frozen)} == {
@@ -159,7 +160,7 @@ def test_frames_past_a_clips_length_move_no_code(looked, batch):
 def test_steps_lower_the_mel_loss_and_the_codebooks_follow_their_inputs(objective, params, batch):
     config = OptimizerConfig(learning_rate=3e-3, warmup_steps=1, clip=1.0, weight_decay=0.0)
     optimizer = optimizer_of(objective, config, 45)
-    trains = (*GENERATOR, *JUDGES)
+    trains = (*GENERATOR, PITCH, *JUDGES)
     first = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
     state = init_state(jax.tree.map(jnp.copy, params), trains, optimizer, seed=0)
     step = make_train_step(objective, trains, optimizer, config, steps=45)
@@ -200,6 +201,8 @@ def test_code2wav_alone_trains_on_codes_that_stay(batch):
     for head in ("envelope", "pitch"):
         with pytest.raises(UserError, match="Code2Wav alone has nothing to learn from"):
             codec_objective(CODEC, batch, dataclasses.replace(loss, **{head: 1.0}), encoded=False)
+    with pytest.raises(UserError, match="CodecLossConfig.periodicity is 3.0"):
+        codec_objective(CODEC, batch, dataclasses.replace(LOSS, envelope=1.0), decoded=False)
 
 
 def test_a_codec_that_cannot_train_and_a_negative_weight_are_refused(batch):
