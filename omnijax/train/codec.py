@@ -45,7 +45,8 @@ class CodecTraining:
 def resolve(config: Config) -> dict[str, Any]:
     """Defaults, the teacher's weights and the pitch's head written out; a crop must be whole chunks
     for the teacher."""
-    check_unused(from_dict(Stage, config["stage"], "config.stage."), *ROWS)
+    given = from_dict(Stage, config["stage"], "config.stage.")
+    check_unused(given, *ROWS)
     codec = from_dict(CodecConfig, config["codec"], "config.codec.")
     training = from_dict(CodecTraining, config["training"], "config.training.")
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
@@ -63,8 +64,9 @@ def resolve(config: Config) -> dict[str, Any]:
     stage = dict(config["stage"])
     if training.teacher and not stage["starts_from"]:
         stage["starts_from"] = [f"audio={training.teacher}"]
-    if training.losses.pitch and PITCH not in stage["trains"]:
-        stage["trains"] = [*stage["trains"], PITCH]
+    if training.losses.pitch and PITCH not in given.trains:
+        trains = dataclasses.replace(given, trains=(*given.trains, PITCH))
+        stage["trains"] = to_dict(trains)["trains"]
     parts = {"codec": to_dict(codec), "training": to_dict(training), "stage": stage}
     return {**config, **json.loads(json.dumps(parts))}
 

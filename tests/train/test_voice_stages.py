@@ -22,7 +22,7 @@ from omnijax.text import nano_tokenizer
 from omnijax.train import talker as talker_stage
 from omnijax.train.checkpoint import read_params, save_weights
 from omnijax.train.codec import CodecTraining, export_codec, load_codec
-from omnijax.train.objectives.codec import ENCODER, GENERATOR, JUDGES, CodecLossConfig
+from omnijax.train.objectives.codec import ENCODER, GENERATOR, JUDGES, PITCH, CodecLossConfig
 from omnijax.train.recipe import resolve, run_stage
 from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, from_dict, to_dict
 from omnijax.train.talker import TalkerTraining
@@ -246,6 +246,15 @@ def test_what_a_voices_stage_does_not_read_is_refused(codes, field, value):
 def test_a_talkers_training_is_checked(fields, named):
     with pytest.raises(UserError, match=named):
         TalkerTraining(**fields)
+
+
+def test_the_pitchs_head_trains_where_it_has_a_loss_and_else_the_config_is_as_before():
+    config = codec_config(1, ENCODER)
+    assert from_dict(Stage, resolve(config)["stage"]).trains == ENCODER
+    config["training"]["losses"]["pitch"] = 1.0
+    resolved = resolve(config)
+    assert from_dict(Stage, resolved["stage"]).trains == (*ENCODER, PITCH)
+    assert resolve(resolved) == resolved
 
 
 def test_what_does_not_fit_together_is_said_before_anything_runs(codes):
