@@ -138,14 +138,48 @@ def answers_of(source, language: str, sentences: int, count: int) -> list[tuple[
     return [answer[1:] for answer in found[:count]]
 
 
-def cell(speaker, recogniser, language: str, answers, seed: int) -> dict[str, float]:
+class Asked(NamedTuple):
+    """Answers of a language and length, and what is heard of their own speech."""
+
+    answers: list[tuple[str, str, Any]]  # of `answers_of`
+    wer: float
+    seconds: float
+
+
+def asked(speaker, recogniser, answers) -> Asked:
+    """The recogniser's errors on the source speech, through the codec: the same of every run."""
+    import numpy as np
+
+    from omnijax.eval.scoring import word_error_rate
+    from omnijax.eval.spoken import transcripts
+
+    clips = [sound(speaker, np.concatenate(codes)) for _, _, codes in answers]
+    heard = transcripts(recogniser, clips)
+    return Asked(
+        answers,
+        word_error_rate([text for text, _, _ in answers], heard),
+        sum(clip.seconds for clip in clips) / len(clips),
+    )
+
+
+def sound(speaker, codes):
+    """Frames as a clip; no frames, no samples."""
+    import numpy as np
+
+    from omnijax.media import Audio
+
+    samples = speaker.decode(codes) if len(codes) else np.zeros(0, np.float32)
+    return Audio(samples, speaker.sample_rate)
+
+
+def cell(speaker, recogniser, language: str, told: Asked, seed: int) -> dict[str, float]:
     """What is heard of the answers, and how they begin and pause."""
     import numpy as np
 
     from omnijax.eval.scoring import word_error_rate
     from omnijax.eval.spoken import BATCH, pause_share, skips_and_repeats, transcripts
-    from omnijax.media import Audio
 
+    answers = told.answers
     truths = [text for text, _, _ in answers]
     frames = []
     for i in range(0, len(answers), BATCH):
@@ -156,24 +190,18 @@ def cell(speaker, recogniser, language: str, answers, seed: int) -> dict[str, fl
             languages=[language] * len(part),
             seed=seed + i,
         )
-    rate = speaker.sample_rate
-
-    def sound(codes) -> Audio:
-        samples = speaker.decode(codes) if len(codes) else np.zeros(0, np.float32)
-        return Audio(samples, rate)
-
-    clips = [sound(codes) for codes in frames]
-    sources = [sound(np.concatenate(codes)) for _, _, codes in answers]
-    heard, original = transcripts(recogniser, clips), transcripts(recogniser, sources)
+    clips = [sound(speaker, codes) for codes in frames]
+    heard = transcripts(recogniser, clips)
     skipped, repeated = skips_and_repeats(truths, heard)
+    rate = speaker.sample_rate
     return {
         "wer": word_error_rate(truths, heard),
-        "wer source": word_error_rate(truths, original),
+        "wer source": told.wer,
         "skipped": skipped,
         "repeated": repeated,
         "pauses": float(np.mean([pause_share(clip.samples, rate) for clip in clips])),
         "seconds": sum(clip.seconds for clip in clips) / len(clips),
-        "seconds source": sum(clip.seconds for clip in sources) / len(sources),
+        "seconds source": told.seconds,
     }
 
 
@@ -233,8 +261,10 @@ def run(settings: Settings, folder: Path) -> Path:
     settings = dataclasses.replace(settings, marks=marks)
     results = Results(folder, settings, may_grow=MAY_GROW, parts=("runs",))
     source, shown = (CodesSource(settings.codes, split) for split in ("test", "validation"))
-    for language, count in itertools.product(settings.languages, settings.sentences):
-        answers_of(source, language, count, settings.answers)  # too few: said before any training
+    lengths = [*itertools.product(settings.languages, settings.sentences)]
+    # Too few: said before any training.
+    answers = {kind: answers_of(source, *kind, settings.answers) for kind in lengths}
+    told: dict[tuple[str, int], Asked] = {}
     # Seeds outermost: stopped early, every variant has been trained as often as the others.
     for seed, name in itertools.product(range(settings.seeds), settings.variants):
         key, variant = f"{name}/{seed}", VARIANTS[name]
@@ -249,10 +279,12 @@ def run(settings: Settings, folder: Path) -> Path:
         found = {"losses": losses_of(workdir), "cells": {}}
         for prefix in settings.prefixes if variant.form == "aria" else settings.prefixes[:1]:
             speaker = speaker_of(workdir, variant, prefix, codec, shown)
-            for language, count in itertools.product(settings.languages, settings.sentences):
-                answers = answers_of(source, language, count, settings.answers)
+            for language, count in lengths:
+                kind = language, count
+                if kind not in told:
+                    told[kind] = asked(speaker, thinker, answers[kind])
                 cells = found["cells"].setdefault(f"{prefix}", {}).setdefault(language, {})
-                cells[f"{count}"] = cell(speaker, thinker, language, answers, seed)
+                cells[f"{count}"] = cell(speaker, thinker, language, told[kind], seed)
             answer = answers_of(source, settings.languages[0], 1, 1)[0]
             first = first_sound(speaker, settings.languages[0], answer, seed)
             found.setdefault("first sound", {})[f"{prefix}"] = first

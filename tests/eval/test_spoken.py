@@ -37,6 +37,45 @@ def test_pauses_are_gaps_inside_that_are_longer_than_a_consonant():
     assert spoken.pause_share(np.zeros(0, np.float32), RATE) == 0
 
 
+def _speech(*parts: float) -> np.ndarray:
+    """Tones and, for negative seconds, quiet."""
+    tone = 0.5 * np.sin(np.arange(9 * RATE) / 9).astype(np.float32)
+    return np.concatenate([tone[: int(s * RATE)] if s > 0 else np.zeros(int(-s * RATE), np.float32)
+                           for s in parts])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parts", "seconds"),
+    [
+        ((1.0, -0.5, 1.0), [2.5]),  # short enough: whole, though it pauses
+        ((2.0, -0.4, 2.0), [2.2, 2.2]),
+        ((2.0, -0.4, 1.0, -0.1, 1.0), [2.2, 2.3]),  # no more cuts than it takes
+        ((2.0, -0.2, 2.0, -0.2, 2.0, -0.2, 2.0), [2.1, 2.2, 2.2, 2.1]),
+        ((2.0, -0.04, 2.0), [4.04]),  # a consonant's closure is no pause
+        ((6.0,), [6.0]),
+    ],
+)
+def test_a_long_clip_is_cut_at_its_pauses_and_nothing_is_lost(parts, seconds):
+    clip = Audio(_speech(*parts), RATE)
+    pieces = spoken.at_pauses(clip)
+    np.testing.assert_array_equal(np.concatenate([p.samples for p in pieces]), clip.samples)
+    assert [p.seconds for p in pieces] == pytest.approx(seconds, abs=0.03)
+    quiet = Audio(np.zeros(5 * RATE, np.float32), RATE)
+    assert [p.seconds for p in spoken.at_pauses(quiet)] == [5.0]
+
+
+def test_what_is_heard_of_a_clips_pieces_is_joined_in_order(monkeypatch):
+    monkeypatch.setattr(
+        spoken, "answer",
+        lambda generator, tokenizer, processor, chats, batch_size: [
+            f"{chat['messages'][0]['content'][0]['audio'].seconds:.1f}" for chat in chats
+        ],
+    )  # fmt: skip
+    recogniser = SimpleNamespace(generator=lambda max_len: None, tokenizer=None, processor=None)
+    clips = [Audio(_speech(*parts), RATE) for parts in ((1.0,), (2.0, -0.4, 2.5), (0.5,))]
+    assert spoken.transcripts(recogniser, clips) == ["1.0", "2.2 2.7", "0.5"]
+
+
 def test_a_clip_without_samples_is_heard_as_nothing_and_the_others_keep_their_places(monkeypatch):
     asked = []
 
