@@ -39,6 +39,7 @@ class Variant(NamedTuple):
     speech: dict[str, Any]  # of SpeechConfig
     form: str = "aria"
     asks: bool = False
+    window: int = 0  # of the Talker's attention; 0: all
 
 
 CHUNKED = {"policy": "chunked", "text_chunk": 4, "frame_chunk": 4}
@@ -50,6 +51,9 @@ VARIANTS = {
         ("fixed_rate:1:3=1",), {"policy": "chunked", "text_chunk": 1, "frame_chunk": 3}
     ),
     "chunked": Variant(("chunked:4:4=1",), CHUNKED),
+    # Text that comes at nearer to the pace of speech runs less far ahead in a long answer.
+    "paced": Variant(("chunked:4:8=1",), CHUNKED | {"frame_chunk": 8}),
+    "paced_local": Variant(("chunked:4:8=1",), CHUNKED | {"frame_chunk": 8}, window=128),
     "earliest": Variant(("earliest=1",), {"policy": "chunked", "text_chunk": 1, "frame_chunk": 3}),
     "random": Variant(("random=1",), CHUNKED),
     "learned": Variant(("random=1",), {"policy": "learned"}, asks=True),
@@ -94,6 +98,7 @@ def config_of(variant: Variant, settings: Settings, seed: int) -> dict[str, Any]
     """nano's Talker with this variant's streams."""
     config = nano_talker.get_config("talker")
     config.talker.form = variant.form
+    config.talker.decoder.attention_window = variant.window
     config.training.schedules = ",".join(variant.schedules)
     config.training.asks = variant.asks
     config.stage.steps = settings.steps

@@ -9,6 +9,12 @@ from pathlib import Path
 # write them at the same time, and what the other then loads can crash it.
 NUMBA_CACHE = tempfile.TemporaryDirectory(prefix="omnijax-numba-")
 os.environ["NUMBA_CACHE_DIR"] = NUMBA_CACHE.name
+# What one test compiled, others load (a run that is resumed is the same program again): one folder
+# a run of the suite, made by the process that starts the workers, which inherit its name.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    XLA_CACHE = tempfile.TemporaryDirectory(prefix="omnijax-xla-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = XLA_CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402

@@ -1,8 +1,10 @@
 """nano's Talker: 2.4 M parameters with its MTP, from scratch on OmniWorld's speech as codec frames.
 
 talker           every voice and language, under drawn schedules
-talker_speakers  on the voices that the demo speaks with, under the schedule that is used at
-                 inference
+talker_speakers  on the voices that the demo speaks with, mostly four text tokens and four frames
+                 in turn
+talker_paced     mostly four text tokens and eight frames, as it speaks: text that comes faster than
+                 it is spoken runs ahead, and the further the longer an answer is
 
 `python experiments/talker.py codes` makes the frames that both read, of sentences and, with
 `--task=say_reply`, of answers.
@@ -18,7 +20,7 @@ from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
 from omnijax.train.talker import TalkerTraining
 
 CODES = ("codes:runs/nano_codec/codes=0.8", "codes:runs/nano_codec/replies=0.2")
-LAST = "talker_speakers"
+LAST = "talker_paced"
 TRAINS = (r"^(?!hidden_projection/)",)  # which reads the Thinker's stream: none is given here
 STAGES = {
     stage.name: stage
@@ -45,30 +47,52 @@ STAGES = {
             seed=1,  # goes on with other draws
             optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=100),
         ),
+        Stage(
+            name="talker_paced",
+            objective="talker",
+            starts_from=("talker_speakers",),
+            trains=TRAINS,
+            mixture=CODES,
+            steps=3500,
+            batch=6,
+            tokens=384,
+            seed=2,
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100),
+        ),
     )
 }
-AS_SPOKEN = TalkerTraining(
-    schedules=("chunked=0.9", "random=0.1"), shown=0.9, named_language=0.9, mtp_frames=32
-)
+TRAINING = {
+    "talker": TalkerTraining(),
+    "talker_speakers": TalkerTraining(
+        schedules=("chunked=0.9", "random=0.1"), shown=0.9, named_language=0.9, mtp_frames=32
+    ),
+    # Long leads too: so far runs the text ahead of slow speech in an answer of twice the length.
+    "talker_paced": TalkerTraining(
+        schedules=("chunked:4:8=0.6", "chunked=0.2", "random=0.2"),
+        joined=(0.4, 0.3, 0.3),
+        shown=0.9,
+        named_language=0.9,
+        mtp_frames=32,
+    ),
+}
 
 
 # The temperature with the least WER on validation of 0 and 0.3; small codebooks repeat codes
 # often, so nothing is penalised for it.
 DRAWN = SamplingConfig(temperature=0.3, top_k=50)
-SPEECH = SpeechConfig(sampling=DRAWN, residual_sampling=DRAWN)
+SPEECH = SpeechConfig(frame_chunk=8, sampling=DRAWN, residual_sampling=DRAWN)
 
 
 def get_config(stage: str = LAST) -> ml_collections.ConfigDict:
     """The resolved config of one stage; every field can be overridden by a flag."""
     if stage not in STAGES:
         raise UserError(f"nano_talker has no stage {stage!r}, it has {', '.join(STAGES)}")
-    training = AS_SPOKEN if stage == "talker_speakers" else TalkerTraining()
     return ml_collections.ConfigDict(
         {
             "name": "nano_talker",
             "tokenizer": "nano",
             "talker": to_dict(presets.nano()),
-            "training": to_dict(training),
+            "training": to_dict(TRAINING[stage]),
             "speech": to_dict(SPEECH),
             "stage": to_dict(STAGES[stage]),
             "mesh": {"data": 1, "fsdp": 1, "context": 1, "tensor": 1, "expert": 1},

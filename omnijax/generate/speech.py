@@ -36,7 +36,8 @@ ENDLESS = np.iinfo(np.int32).max
 class SpeechConfig:
     """How speech is made; the sampling is the described system's [REFERENCE section 5].
 
-    text_chunk, frame_chunk: of the policy "chunked"; ``frame_chunk`` is also the largest packet.
+    text_chunk, frame_chunk: of the policy "chunked".
+    packet: frames that are given out at once, at most.
     text_prefix: text tokens that are read before the first frame, where the text has so many; by
     default a ``text_chunk``, or what the Talker asks for.
     longest_token: frames a text token; a row that speaks more once its text is over has run away,
@@ -47,6 +48,7 @@ class SpeechConfig:
     policy: str = "chunked"
     text_chunk: int = 4
     frame_chunk: int = 4
+    packet: int = 4
     text_prefix: int = 0
     longest_token: int = 12
     sampling: SamplingConfig = SamplingConfig(temperature=0.9, top_k=50, repetition_penalty=1.05)
@@ -55,7 +57,7 @@ class SpeechConfig:
     def __post_init__(self):
         if self.policy not in POLICIES:
             raise UserError(f"policy is {self.policy!r}, it must be one of {POLICIES}")
-        for name in ("text_chunk", "frame_chunk", "longest_token"):
+        for name in ("text_chunk", "frame_chunk", "packet", "longest_token"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be at least 1")
         if self.text_prefix < 0:
@@ -244,9 +246,9 @@ class SpeechStream:
 
         Returns as soon as a row has spoken, or when none can go on.
         """
-        packet = self._generator.config.frame_chunk
+        packet = self._generator.config.packet
         if frames is not None and not 1 <= frames <= packet:
-            raise UserError(f"frames is {frames}, it must be 1 to frame_chunk, {packet}")
+            raise UserError(f"frames is {frames}, it must be 1 to packet, {packet}")
         while True:
             moved = self._read_text()
             budget = self._budgets(frames or packet)
@@ -321,7 +323,7 @@ class SpeechStream:
         generator, config = self._generator, self._generator.config
         over = np.array([row.text_over for row in self._rows])
         asks = ~over & (config.policy == "learned") & (not self._dual)
-        beside = np.full((len(self._rows), config.frame_chunk), -1, np.int32)
+        beside = np.full((len(self._rows), config.packet), -1, np.int32)
         if self._dual:
             beside[:] = generator.model.config.tts_pad_id
             for i, row in enumerate(self._rows):
@@ -391,7 +393,7 @@ def _read_tokens(model, params, state, tokens, valid):
 def _speak_block(model, speech, params, state, budget, may_end, may_ask, beside):
     """Up to ``budget`` frames a row: the Talker's step and the MTP's, one program.
 
-    Returns the state, the frames [B, frame_chunk, Q] (-1: none), and which rows ended or asked.
+    Returns the state, the frames [B, packet, Q] (-1: none), and which rows ended or asked.
     """
     config, rows = model.config, jnp.arange(budget.shape[0])
     ids = jnp.arange(config.codec_vocab_size)
@@ -444,7 +446,7 @@ def _speak_block(model, speech, params, state, budget, may_end, may_ask, beside)
         out = out.at[:, index].set(jnp.where(speaks[:, None], codes, -1))
         return index + 1, state, speaks & (index + 1 < budget), out, ended, asked
 
-    out = jnp.full((rows.shape[0], speech.frame_chunk, config.codebooks), -1, jnp.int32)
+    out = jnp.full((rows.shape[0], speech.packet, config.codebooks), -1, jnp.int32)
     none = jnp.zeros(rows.shape, bool)
     carry = (jnp.int32(0), state, budget > 0, out, none, none)
     _, state, _, out, ended, asked = jax.lax.while_loop(lambda c: c[2].any(), step, carry)

@@ -42,7 +42,11 @@ class Attention(nn.Module):
         q = ops.apply_rotary(RMSNorm(**norms, name="q_norm")(q), angles)
         k = ops.apply_rotary(RMSNorm(**norms, name="k_norm")(k), angles)
 
-        options = {"causal": True, "implementation": c.attention_implementation}
+        options = {
+            "causal": True,
+            "window": c.attention_window or None,
+            "implementation": c.attention_implementation,
+        }
         if cache is None:
             y = ops.attention(q, k, v, q_segments=segment_ids, kv_segments=segment_ids, **options)
         else:

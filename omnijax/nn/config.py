@@ -32,6 +32,7 @@ class DecoderConfig:
     partial_rotary: float = 0.25  # share of head_dim that turns
     mrope_sections: tuple[int, int, int] = (11, 11, 10)  # time, height, width frequencies
     mrope_interleaved: bool = True
+    attention_window: int = 0  # a token sees so many, itself included; 0: all before it
     attention_implementation: str | None = None
 
     gdn_key_heads: int = 16
@@ -88,6 +89,10 @@ class DecoderConfig:
         for name, known in (("dtype", DTYPES), ("param_dtype", DTYPES), ("remat", REMAT)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} is {getattr(self, name)!r}, it must be one of {known}")
+        if self.attention_window < 0:
+            raise UserError(
+                f"attention_window is {self.attention_window}, it must be at least 1, or 0 for all"
+            )
         if not self.pattern or any(mixer not in MIXERS for mixer in self.pattern):
             raise UserError(f"pattern is {self.pattern}, each part must be one of {MIXERS}")
         if self.layers % len(self.pattern):

@@ -122,6 +122,17 @@ def test_packets_of_one_frame_are_the_same_speech():
         np.testing.assert_array_equal(np.array(row), expected)
 
 
+def test_a_turn_of_eight_frames_comes_in_packets_of_four_or_at_once():
+    stream = generator(frame_chunk=8).start(PROMPTS, max_frames=22)
+    for row, text in enumerate(TEXTS):
+        stream.push(text, row=row, last=True)
+    rows, read = drained(stream)
+    assert read[:5] == [[4, 4], [4, 4], [8, 6], [8, 6], [11, 6]]
+    at_once = generator(frame_chunk=8, packet=8)(PROMPTS, TEXTS, max_frames=22)
+    for row, expected in zip(rows, at_once, strict=True):
+        np.testing.assert_array_equal(row, expected)
+
+
 def test_a_row_speaks_the_same_beside_a_silent_one():
     for row, (text, expected) in enumerate(zip(TEXTS, at_once(), strict=True)):
         stream = generator().start(PROMPTS, max_frames=22)
@@ -198,6 +209,8 @@ def test_what_cannot_be_is_refused_by_name_and_number():
         SpeechConfig(policy="rhythm")
     with pytest.raises(UserError, match="frame_chunk is 0"):
         SpeechConfig(frame_chunk=0)
+    with pytest.raises(UserError, match="packet is 0"):
+        SpeechConfig(packet=0)
     with pytest.raises(UserError, match=r"residual_sampling.repetition_penalty is 1.05"):
         SpeechConfig(residual_sampling=SamplingConfig(repetition_penalty=1.05))
     with pytest.raises(UserError, match=r"prompt has 17 positions, the limit \(max_len\) is 10"):
@@ -207,7 +220,7 @@ def test_what_cannot_be_is_refused_by_name_and_number():
         stream.push(30 * TEXTS[0], last=True)
     with pytest.raises(UserError, match="text id 64 at place 1"):
         stream.push([3, 64])
-    with pytest.raises(UserError, match="frames is 5, it must be 1 to frame_chunk, 4"):
+    with pytest.raises(UserError, match="frames is 5, it must be 1 to packet, 4"):
         stream.step(5)
     stream.push([3], last=True)
     with pytest.raises(UserError, match="text of row 0 has ended"):

@@ -39,6 +39,7 @@ def test_a_pattern_may_be_written_as_one_string(text, pattern):
         ({"dtype": "float16"}, ("dtype", "float16")),
         ({"remat": "some"}, ("remat", "some")),
         ({"accept_hidden_layer": 5}, ("accept_hidden_layer", "5", "4")),
+        ({"attention_window": -1}, ("attention_window", "-1")),
         ({"gdn_chunk": 0}, ("gdn_chunk", "0")),
     ],
 )

@@ -83,6 +83,27 @@ def test_any_pattern_runs_and_remembers(pattern):
     np.testing.assert_array_equal(cache.length, [T, T])
 
 
+def test_with_a_window_a_token_sees_the_last_ones_alone_and_a_cache_sees_the_same():
+    config = dataclasses.replace(
+        CONFIG, pattern=("full",), layers=2, attention_window=4, experts=0, experts_per_token=0,
+        ffn=16,
+    )  # fmt: skip
+    own, whole = params(config), functools.partial(run, config)
+    expected = whole(own)[0]
+    # Two layers of four tokens reach six back, and no further.
+    moved = np.abs(np.asarray(whole(own, X.at[0, 5].add(3.0))[0] - expected))[0].max(-1)
+    assert (moved[5:12] > 1e-4).all()
+    np.testing.assert_array_equal(moved[:5], 0)
+    np.testing.assert_array_equal(moved[12:], 0)
+    cache = init_cache(config, 2, T)
+    for t in range(T):
+        piece = slice(t, t + 1)
+        out, cache, _ = jax.jit(HybridDecoder(config).apply)(
+            {"params": own}, X[:, piece], POSITIONS[:, :, piece], IDS[:, piece], cache
+        )
+        np.testing.assert_allclose(out[:, 0], expected[:, t], rtol=1e-4, atol=1e-4)
+
+
 def test_a_dense_feed_forward_has_no_router_statistics():
     config = dataclasses.replace(CONFIG, experts=0, experts_per_token=0, ffn=24)
     _, _, aux = run(config, params(config))

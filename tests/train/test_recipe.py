@@ -98,7 +98,7 @@ def test_every_shipped_part_has_its_name(name):
     assert (weights_folder(name) / "config.json").is_file()
 
 
-def test_a_talker_starts_from_the_shipped_one_whatever_the_form_of_its_stream(tmp_path):
+def test_a_talker_starts_from_the_shipped_one_whatever_its_streams_form_and_its_window(tmp_path):
     said = Utterance("hi", "en", "a", "b", np.zeros((2, 16), np.int16))
     write_codes(tmp_path, "train", [said], "abc")
     config = nano_talker.get_config("talker").to_dict()
@@ -107,6 +107,7 @@ def test_a_talker_starts_from_the_shipped_one_whatever_the_form_of_its_stream(tm
     stage = dataclasses.replace(nano_talker.STAGES["talker"], starts_from=("weights:nano/talker",))
     table = starting_params(stage, config, find=Path)["text_embed"]
     config["talker"]["form"] = "dual_track"
+    config["talker"]["decoder"]["attention_window"] += 7
     again = starting_params(stage, config, find=Path)["text_embed"]
     assert 0 < np.std(table["table"]) and np.array_equal(table["table"], again["table"])
     config["talker"]["codebooks"] = 8

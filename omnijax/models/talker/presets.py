@@ -14,7 +14,14 @@ def nano(codebooks: int = 16, codebook_size: int = 256) -> TalkerConfig:
     """
     dense = {"experts": 0, "experts_per_token": 0, "expert_ffn": 0, "shared_expert_ffn": 0}
     narrower = {"width": 160, "head_dim": 40, "gdn_value_dim": 40, "mrope_sections": (4, 3, 3)}
-    decoder = dataclasses.replace(presets.nano().decoder, **dense, **narrower, ffn=288)
+    decoder = dataclasses.replace(
+        presets.nano().decoder,
+        **dense,
+        **narrower,
+        ffn=288,
+        # A frame's text is near it: so an answer may be longer than any in training.
+        attention_window=128,
+    )
     mtp = DecoderConfig(
         width=80,
         layers=2,
