@@ -56,7 +56,8 @@ VARIANTS = {
     "paced_local": Variant(("chunked:4:8=1",), CHUNKED | {"frame_chunk": 8}, window=128),
     "earliest": Variant(("earliest=1",), {"policy": "chunked", "text_chunk": 1, "frame_chunk": 3}),
     "random": Variant(("random=1",), CHUNKED),
-    "learned": Variant(("random=1",), {"policy": "learned"}, asks=True),
+    # It asks where a text token was read: there must be a reason that it can see.
+    "learned": Variant(("earliest:4=1",), {"policy": "learned"}, asks=True),
 }
 
 

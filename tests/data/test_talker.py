@@ -87,7 +87,7 @@ def test_a_voice_that_says_nothing_else_is_described(source):
     assert voice.reference is None and len(voice.description)
 
 
-@pytest.mark.parametrize("name", ["random", "chunked", "earliest"])
+@pytest.mark.parametrize("name", ["random", "chunked", "chunked:4:8", "earliest", "earliest:4"])
 def test_every_drawn_schedule_is_legal(name):
     maker = RowMaker(config(schedules=(f"{name}=1",)), TALKER, TOKENIZER)
     rng = np.random.default_rng(0)

@@ -41,11 +41,17 @@ def is_legal(schedule: Schedule) -> bool:
     return bool((speech * text[-1] <= speech[-1] * text).all())
 
 
-def earliest(text: int, speech: int) -> Schedule:
-    """Every frame as soon as it may come."""
+def earliest(text: int, speech: int, lead: int = 0) -> Schedule:
+    """Every frame as soon as it may come, or behind ``lead`` more text tokens than it needs.
+
+    So the text keeps the item's own pace, however long the item.
+    """
     _check(text, speech)
+    if lead < 0:
+        raise ValueError(f"lead is {lead}, it must not be negative")
     k = np.arange(1, speech + 1, dtype=np.int64)
-    before = -(-k * text // max(speech, 1))  # text tokens that frame k waits for
+    # Text tokens that frame k waits for.
+    before = np.minimum(-(-k * text // max(speech, 1)) + lead, text)
     schedule = np.zeros(text + speech, bool)
     schedule[before + k - 1] = True
     return schedule

@@ -51,6 +51,7 @@ def test_legality_in_integers_is_the_papers_ratio(text, speech):
 def test_every_schedule_that_is_made_is_legal_and_has_the_items_counts(sizes, key, n, m):
     for schedule in (
         aria.earliest(*sizes),
+        aria.earliest(*sizes, n),
         aria.random(key, *sizes),
         aria.chunked(*sizes, n, m),
     ):
@@ -80,6 +81,15 @@ def test_earliest_is_ahead_of_every_legal_schedule_at_every_position(text, speec
     first = np.cumsum(aria.earliest(text, speech))
     for schedule in filter(aria.is_legal, every_schedule(text, speech)):
         assert (np.cumsum(schedule) <= first).all()
+
+
+@pytest.mark.parametrize("lead", [0, 1, 3, 50])
+def test_a_lead_is_so_many_more_text_tokens_before_every_frame(lead):
+    text, speech = 12, 40
+    schedule = aria.earliest(text, speech, lead)
+    before = np.cumsum(~schedule)[schedule]
+    needed = np.cumsum(~aria.earliest(text, speech))[aria.earliest(text, speech)]
+    assert before.tolist() == np.minimum(needed + lead, text).tolist()
 
 
 @pytest.mark.parametrize("text, speech", [(1, 3), (2, 3), (3, 3), (3, 2), (0, 2), (2, 0), (0, 0)])
@@ -138,3 +148,5 @@ def test_a_schedule_of_another_item_is_refused_with_its_counts():
         aria.earliest(-1, 3)
     with pytest.raises(ValueError, match="m is 0"):
         aria.chunked(3, 3, 1, 0)
+    with pytest.raises(ValueError, match="lead is -1"):
+        aria.earliest(3, 3, -1)
