@@ -46,6 +46,8 @@ EXAMPLES = flags.DEFINE_integer("examples", 100, "score: so many sentences.", lo
 RECOGNISER = flags.DEFINE_string("recogniser", "nano", "score: whose transcripts give the WER.")
 REPORT = flags.DEFINE_string("report", None, "score: write the figures here too, as JSON.")
 SESSIONS, CLIPS = 20, 10  # of `score`: conversations that are timed; clips of each voice
+# Of `score`: answers of twice as many sentences as any in training, out of so many examples.
+SENTENCES, LONG, OUT_OF = 6, 32, 1000
 USAGE = "give one of codes, train, export RUN FOLDER, say TEXT OUT.wav, score"
 
 
@@ -157,7 +159,7 @@ def score() -> None:
     """What a recogniser makes of what the Talker says, beside the source speech's."""
     from omnijax.data.omniworld import live
     from omnijax.data.omniworld.voices import UNSEEN_VOICES
-    from omnijax.eval.spoken import score_latency, score_speech
+    from omnijax.eval.spoken import joined, score_latency, score_speech
     from omnijax.eval.voices import measure, score_cloning
     from omnijax.pretrained import load, load_speaker
 
@@ -178,6 +180,8 @@ def score() -> None:
             Path(REPORT.value).write_text(json.dumps(figures, indent=2) + "\n")
 
     report(score_speech(speaker, thinker, examples))
+    long = joined([source[i] for i in range(min(OUT_OF, len(source)))], SENTENCES)[:LONG]
+    report(score_speech(speaker, thinker, long), f"{SENTENCES} sentences an answer: ")
     asked = live("test", tasks=["picture_question_spoken"])
     questions = [asked[i] for i in range(min(SESSIONS, len(asked)))]
     report(score_latency(speaker, thinker, questions), "conversation: ")

@@ -38,7 +38,8 @@ class TalkerDraws:
     """What is drawn for each item; shares are probabilities.
 
     schedules: "NAME=SHARE" with the names of `models.talker.aria`; what a schedule takes stands
-    behind its name: "chunked:4:4=1", "earliest:2=1", "fixed_rate:2:5=1". The two-track form has none to draw.
+    behind its name: "chunked:4:4=1", "earliest:2=1", "fixed_rate:2:5=1". The two-track form has
+    none to draw.
     """
 
     schedules: tuple[str, ...] = ("random=0.5", "chunked=0.4", "earliest=0.1")

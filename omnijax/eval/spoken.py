@@ -119,6 +119,28 @@ def at_pauses(clip: Audio, longest: float = LONGEST) -> list[Audio]:
     return [piece for half in halves for piece in at_pauses(Audio(half, clip.sample_rate), longest)]
 
 
+def joined(examples: Sequence[dict], sentences: int) -> list[dict]:
+    """Longer answers for `score_speech`: so many examples of one voice and language in turn.
+
+    None is used twice; those that are left over are in none.
+    """
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for example in examples:
+        meta = example["meta"]
+        groups.setdefault((meta["voice"], meta["language"]), []).append(meta)
+    answers = []
+    for metas in groups.values():
+        for i in range(0, len(metas) - sentences + 1, sentences):
+            parts = metas[i : i + sentences]
+            speech = np.concatenate([part["speech"].samples for part in parts])
+            answers.append(
+                (i, {**parts[0], "answer": " ".join(part["answer"] for part in parts),
+                     "speech": Audio(speech, parts[0]["speech"].sample_rate)})
+            )  # fmt: skip
+    answers.sort(key=lambda answer: answer[0])  # every voice, before a voice's second answer
+    return [{"meta": meta} for _, meta in answers]
+
+
 def score_speech(
     speaker: Speaker, recogniser: Any, examples: Sequence[dict], *, seed: int = 0
 ) -> dict[str, float]:

@@ -64,6 +64,21 @@ def test_a_long_clip_is_cut_at_its_pauses_and_nothing_is_lost(parts, seconds):
     assert [p.seconds for p in spoken.at_pauses(quiet)] == [5.0]
 
 
+def test_longer_answers_join_sentences_of_one_voice_and_language_and_use_none_twice():
+    def said(i, voice, language):
+        clip = Audio(np.full(3, i, np.float32), RATE)
+        return {"meta": {"answer": f"{i}", "voice": voice, "language": language, "speech": clip}}
+
+    voices = [("a", "en"), ("b", "en"), ("a", "de")]
+    examples = [said(i, *voices[i % 3]) for i in range(13)]  # a speaks English five times
+    answers = [example["meta"] for example in spoken.joined(examples, 2)]
+    assert [(meta["voice"], meta["language"]) for meta in answers] == [*voices, *voices]
+    assert [meta["answer"] for meta in answers] == ["0 3", "1 4", "2 5", "6 9", "7 10", "8 11"]
+    for meta in answers:
+        expected = np.repeat([float(i) for i in meta["answer"].split()], 3)
+        np.testing.assert_array_equal(meta["speech"].samples, expected)
+
+
 def test_what_is_heard_of_a_clips_pieces_is_joined_in_order(monkeypatch):
     monkeypatch.setattr(
         spoken, "answer",
