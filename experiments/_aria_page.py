@@ -128,7 +128,7 @@ def write(data: dict[str, Any], path: Path) -> Path:
         tables.append(page.section(measure, page.table(header, rows)))
     start = settings["starts_from"] or "random weights"
     if settings["starts_from"]:
-        start += " (the schedules that it was trained under have a head start)"
+        start += " (what it was trained under, schedules and window, has a head start)"
     return page.write(
         path,
         "How text and speech are interleaved",

@@ -11,7 +11,8 @@ the text is there before the first frame, and in answers of up to twice as many 
 training. What they say is written down by nano's Thinker; its error on the source speech stands
 beside. Results are kept in results.json as they come: the same command goes on where it stopped,
 more seeds or variants are added. Where all start from one Talker, the schedules that it was
-trained under have a head start, and seeds differ in the order of the data alone.
+trained under have a head start, and so has its attention's window; seeds differ in the order of the
+data alone.
 """
 
 import dataclasses
@@ -51,12 +52,12 @@ VARIANTS = {
         ("fixed_rate:1:3=1",), {"policy": "chunked", "text_chunk": 1, "frame_chunk": 3}
     ),
     "chunked": Variant(("chunked:4:4=1",), CHUNKED),
-    # Text that comes at nearer to the pace of speech runs less far ahead in a long answer.
+    # Text nearer to the pace of speech: in a long answer it runs less far ahead.
     "paced": Variant(("chunked:4:8=1",), CHUNKED | {"frame_chunk": 8}),
     "paced_local": Variant(("chunked:4:8=1",), CHUNKED | {"frame_chunk": 8}, window=128),
     "earliest": Variant(("earliest=1",), {"policy": "chunked", "text_chunk": 1, "frame_chunk": 3}),
     "random": Variant(("random=1",), CHUNKED),
-    # It asks where a text token was read: there must be a reason that it can see.
+    # Requests at the item's own pace, which can be guessed from what was said; drawn ones cannot.
     "learned": Variant(("earliest:4=1",), {"policy": "learned"}, asks=True),
 }
 
@@ -76,7 +77,8 @@ class Settings:
     codes: str = "runs/nano_codec/codes"
     codec: str = "nano"
     recogniser: str = "nano"
-    marks: tuple[str, ...] = ()  # of the weights of both and of the start: `run` finds them
+    # Of the weights of both and of the start, and of how long clips are heard: `run` finds them.
+    marks: tuple[str, ...] = ()
 
 
 MAY_GROW = ("variants", "seeds")
@@ -128,23 +130,24 @@ def speaker_of(run: Path, variant: Variant, prefix: int, codec, source):
 
 def answers_of(source, language: str, sentences: int, count: int) -> list[tuple[str, str, Any]]:
     """(text, voice, the source's frames) of so many sentences of one voice, none twice."""
-    found = []
-    for (voice, spoken), places in sorted(source.by_voice.items()):
-        if spoken == language:
-            for i in range(0, len(places) - sentences + 1, sentences):
-                said = [source[place] for place in places[i : i + sentences]]
-                text = " ".join(one.text for one in said)
-                found.append((i, text, voice, [one.codes for one in said]))
-    found.sort(key=lambda answer: answer[:1])  # every voice, before a voice's second answer
+    from omnijax.eval.spoken import in_turn
+
+    by_voice = sorted(source.by_voice.items())
+    own = {voice: places for (voice, spoken), places in by_voice if spoken == language}
+    found = in_turn(own, sentences)
     if len(found) < count:
         raise UserError(
             f"the codes have {len(found)} answers of {sentences} sentences in {language!r}, "
             f"--answers is {count}"
         )
-    return [answer[1:] for answer in found[:count]]
+    answers = []
+    for voice, places in found[:count]:
+        said = [source[place] for place in places]
+        answers.append((" ".join(one.text for one in said), voice, [one.codes for one in said]))
+    return answers
 
 
-class Asked(NamedTuple):
+class Original(NamedTuple):
     """Answers of a language and length, and what is heard of their own speech."""
 
     answers: list[tuple[str, str, Any]]  # of `answers_of`
@@ -152,7 +155,7 @@ class Asked(NamedTuple):
     seconds: float
 
 
-def asked(speaker, recogniser, answers) -> Asked:
+def original(speaker, recogniser, answers) -> Original:
     """The recogniser's errors on the source speech, through the codec: the same of every run."""
     import numpy as np
 
@@ -161,7 +164,7 @@ def asked(speaker, recogniser, answers) -> Asked:
 
     clips = [sound(speaker, np.concatenate(codes)) for _, _, codes in answers]
     heard = transcripts(recogniser, clips)
-    return Asked(
+    return Original(
         answers,
         word_error_rate([text for text, _, _ in answers], heard),
         sum(clip.seconds for clip in clips) / len(clips),
@@ -178,14 +181,14 @@ def sound(speaker, codes):
     return Audio(samples, speaker.sample_rate)
 
 
-def cell(speaker, recogniser, language: str, told: Asked, seed: int) -> dict[str, float]:
+def cell(speaker, recogniser, language: str, source: Original, seed: int) -> dict[str, float]:
     """What is heard of the answers, and how they begin and pause."""
     import numpy as np
 
     from omnijax.eval.scoring import word_error_rate
     from omnijax.eval.spoken import BATCH, pause_share, skips_and_repeats, transcripts
 
-    answers = told.answers
+    answers = source.answers
     truths = [text for text, _, _ in answers]
     frames = []
     for i in range(0, len(answers), BATCH):
@@ -202,12 +205,12 @@ def cell(speaker, recogniser, language: str, told: Asked, seed: int) -> dict[str
     rate = speaker.sample_rate
     return {
         "wer": word_error_rate(truths, heard),
-        "wer source": told.wer,
+        "wer source": source.wer,
         "skipped": skipped,
         "repeated": repeated,
         "pauses": float(np.mean([pause_share(clip.samples, rate) for clip in clips])),
         "seconds": sum(clip.seconds for clip in clips) / len(clips),
-        "seconds source": told.seconds,
+        "seconds source": source.seconds,
     }
 
 
@@ -246,6 +249,7 @@ def losses_of(run: Path) -> dict[str, float]:
 def run(settings: Settings, folder: Path) -> Path:
     """Trains and scores what results.json lacks; returns the page."""
     from omnijax.data.codes import CodesSource, codec_of, fingerprint
+    from omnijax.eval.spoken import HEARD
     from omnijax.pretrained import load
     from omnijax.train.checkpoint import load_weights
     from omnijax.train.codec import load_codec
@@ -261,7 +265,7 @@ def run(settings: Settings, folder: Path) -> Path:
     mark = fingerprint(codec[1]["quantiser"]["codebooks"])
     if codec_of(settings.codes) != mark:
         raise UserError(f"the codes in {settings.codes} are of another codec than {settings.codec}")
-    marks = (mark, fingerprint(thinker.params["embed"]["table"]))
+    marks = (mark, fingerprint(thinker.params["embed"]["table"]), f"{HEARD}")
     if start:
         marks += (fingerprint(begun["text_embed"]["table"]),)
     settings = dataclasses.replace(settings, marks=marks)
@@ -270,11 +274,15 @@ def run(settings: Settings, folder: Path) -> Path:
     lengths = [*itertools.product(settings.languages, settings.sentences)]
     # Too few: said before any training.
     answers = {kind: answers_of(source, *kind, settings.answers) for kind in lengths}
-    told: dict[tuple[str, int], Asked] = {}
+    originals: dict[tuple[str, int], Original] = {}
     # Seeds outermost: stopped early, every variant has been trained as often as the others.
     for seed, name in itertools.product(range(settings.seeds), settings.variants):
         key, variant = f"{name}/{seed}", VARIANTS[name]
+        defined = json.loads(json.dumps(variant._asdict()))
         if key in results.data["runs"]:
+            before = results.data["runs"][key]["variant"]
+            if before != defined:
+                raise UserError(f"{key} in {results.path} was {before}, it is {defined} here")
             print(f"{key} is in {results.path}")
             continue
         workdir = folder / name / f"{seed}"
@@ -282,15 +290,15 @@ def run(settings: Settings, folder: Path) -> Path:
         trained = run_stage(config_of(variant, settings, seed), workdir, lambda stage: folder)
         if not trained.finished:
             sys.exit(143)
-        found = {"losses": losses_of(workdir), "cells": {}}
+        found = {"variant": defined, "losses": losses_of(workdir), "cells": {}}
         for prefix in settings.prefixes if variant.form == "aria" else settings.prefixes[:1]:
             speaker = speaker_of(workdir, variant, prefix, codec, shown)
             for language, count in lengths:
                 kind = language, count
-                if kind not in told:
-                    told[kind] = asked(speaker, thinker, answers[kind])
+                if kind not in originals:
+                    originals[kind] = original(speaker, thinker, answers[kind])
                 cells = found["cells"].setdefault(f"{prefix}", {}).setdefault(language, {})
-                cells[f"{count}"] = cell(speaker, thinker, language, told[kind], seed)
+                cells[f"{count}"] = cell(speaker, thinker, language, originals[kind], seed)
             answer = answers_of(source, settings.languages[0], 1, 1)[0]
             first = first_sound(speaker, settings.languages[0], answer, seed)
             found.setdefault("first sound", {})[f"{prefix}"] = first

@@ -24,6 +24,7 @@ from absl import flags  # noqa: E402
 
 from experiments import _stage  # noqa: E402
 from experiments._main import check_output, compilation_cache, launch  # noqa: E402
+from experiments.configs import nano_talker  # noqa: E402
 from omnijax.errors import UserError  # noqa: E402
 
 CODEC = flags.DEFINE_string("codec", "nano", "nano, an exported codec, or a training run.")
@@ -43,11 +44,13 @@ VOICE = flags.DEFINE_string("voice", None, "say: a stored voice.")
 LANGUAGE = flags.DEFINE_string("language", None, "say: the language's name, such as en.")
 SEED = flags.DEFINE_integer("seed", 0, "say: of the sampling.")
 EXAMPLES = flags.DEFINE_integer("examples", 100, "score: so many sentences.", lower_bound=1)
+SENTENCES = 6  # of `score`'s long answers: twice as many as any in training
+LONG = flags.DEFINE_integer(
+    "long", 8, f"score: answers of {SENTENCES} sentences in each language.", lower_bound=0
+)
 RECOGNISER = flags.DEFINE_string("recogniser", "nano", "score: whose transcripts give the WER.")
 REPORT = flags.DEFINE_string("report", None, "score: write the figures here too, as JSON.")
 SESSIONS, CLIPS = 20, 10  # of `score`: conversations that are timed; clips of each voice
-# Of `score`: answers of twice as many sentences as any in training, out of so many examples.
-SENTENCES, LONG, OUT_OF = 6, 32, 1000
 USAGE = "give one of codes, train, export RUN FOLDER, say TEXT OUT.wav, score"
 
 
@@ -180,8 +183,13 @@ def score() -> None:
             Path(REPORT.value).write_text(json.dumps(figures, indent=2) + "\n")
 
     report(score_speech(speaker, thinker, examples))
-    long = joined([source[i] for i in range(min(OUT_OF, len(source)))], SENTENCES)[:LONG]
-    report(score_speech(speaker, thinker, long), f"{SENTENCES} sentences an answer: ")
+    if LONG.value:
+        long = joined([source[i] for i in range(len(source))], SENTENCES)
+        found = {answer["meta"]["language"]: [] for answer in long}
+        for answer in long:
+            found[answer["meta"]["language"]].append(answer)
+        few = [answer for own in found.values() for answer in own[: LONG.value]]
+        report(score_speech(speaker, thinker, few), f"{SENTENCES} sentences an answer: ")
     asked = live("test", tasks=["picture_question_spoken"])
     questions = [asked[i] for i in range(min(SESSIONS, len(asked)))]
     report(score_latency(speaker, thinker, questions), "conversation: ")
@@ -218,7 +226,7 @@ def spoken_by_all(source) -> tuple[dict, list[str]]:
 def main(arguments: list[str]) -> int:
     command, *rest = arguments or [""]
     if command == "train" and not rest:
-        return _stage.main_of("talker", "talker_paced")
+        return _stage.main_of("talker", nano_talker.LAST)
     compilation_cache()
     if command in ("codes", "score") and not rest:
         {"codes": codes, "score": score}[command]()

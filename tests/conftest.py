@@ -10,7 +10,8 @@ from pathlib import Path
 NUMBA_CACHE = tempfile.TemporaryDirectory(prefix="omnijax-numba-")
 os.environ["NUMBA_CACHE_DIR"] = NUMBA_CACHE.name
 # What one test compiled, others load (a run that is resumed is the same program again): one folder
-# a run of the suite, made by the process that starts the workers, which inherit its name.
+# a run of the suite, made by the process that starts the workers, which inherit its name. Of two
+# that write at once one may read half an entry: JAX then warns and compiles.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     XLA_CACHE = tempfile.TemporaryDirectory(prefix="omnijax-xla-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = XLA_CACHE.name

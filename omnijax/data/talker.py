@@ -31,6 +31,7 @@ from omnijax.models.talker.prompt import (
 from omnijax.text.tokenizer import Tokenizer
 
 SCHEDULES = ("random", "chunked", "earliest", "fixed_rate")
+TAKES = {"chunked": (0, 2), "earliest": (0, 1), "fixed_rate": (2,)}  # numbers behind the name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,14 +69,17 @@ class TalkerDraws:
         for entry in self.schedules:
             spec, _, share = entry.partition("=")
             name, *numbers = spec.split(":")
-            takes = {"chunked": (0, 2), "earliest": (0, 1), "fixed_rate": (2,)}.get(name, (0,))
+            takes = TAKES.get(name, (0,))
             try:
                 shares[spec] = float(share)
                 fits = len(numbers) in takes and all(int(number) > 0 for number in numbers)
             except ValueError:
                 fits = False
             if name not in SCHEDULES or not fits or shares[spec] < 0:
-                raise UserError(f"schedules: {entry!r} is not NAME=SHARE with one of {SCHEDULES}")
+                raise UserError(
+                    f"schedules: {entry!r} is not NAME=SHARE with one of {SCHEDULES}; whole "
+                    f"numbers from 1 on may follow a name by colons, so many of them: {TAKES}"
+                )
         if not sum(shares.values()):
             raise UserError(f"schedules is {self.schedules}: all shares are 0")
         return shares

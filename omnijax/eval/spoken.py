@@ -1,7 +1,7 @@
 """What a recogniser makes of what a Talker says."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,8 @@ POSITIONS, POSITIONS_A_SECOND = 256, 32
 def transcripts(recogniser: Any, clips: Sequence[Audio]) -> list[str]:
     """What a loaded Thinker writes down; of a clip without samples, nothing.
 
-    A clip longer than LONGEST is heard in pieces that `at_pauses` makes: the recogniser was not
-    trained on speech of that length.
+    A clip longer than any sentence is heard in pieces that `at_pauses` makes: the recogniser has
+    learned to write down one sentence.
     """
     pieces = [at_pauses(clip) if len(clip.samples) else [] for clip in clips]
     chats = [
@@ -75,9 +75,12 @@ def skips_and_repeats(truths: Sequence[str], heard: Sequence[str]) -> tuple[floa
     return skipped / max(words, 1), repeated / max(words, 1)
 
 
-LONGEST = 3.0  # seconds heard at once: nine in ten of OmniWorld's sentences are shorter
+LONGEST = 3.6  # seconds; OmniWorld's longest sentence has 3.5
 PAUSE = 0.24  # seconds; a shorter gap belongs to speech
-_CUT = 0.08  # seconds of quiet in which a long clip is cut; sentences begin after 0.1 and more
+# Seconds of quiet: between most sentences, where inside of one it is never (of 200, at most 0.14);
+# the least in which a piece is cut that is too long for one sentence.
+_BETWEEN, _CUT = 0.15, 0.08
+HEARD = (LONGEST, _BETWEEN, _CUT)  # figures of other cuts are not to be compared
 _WINDOW = 0.02
 _QUIET = 0.02  # of the loudest window
 
@@ -99,16 +102,20 @@ def pause_share(samples: Float[np.ndarray, "A"], sample_rate: int) -> float:
     return float(gaps[gaps * _WINDOW >= PAUSE].sum() / (loud[-1] - loud[0] + 1))
 
 
-def at_pauses(clip: Audio, longest: float = LONGEST) -> list[Audio]:
-    """The clip in pieces of at most ``longest`` seconds, cut in the middle of its longest pauses.
+def at_pauses(clip: Audio) -> list[Audio]:
+    """A clip of up to LONGEST seconds whole; a longer one in pieces that may be sentences.
 
-    Nothing is lost: the pieces joined are the clip. Where speech goes on for longer without 80 ms
-    of quiet, a piece is longer.
+    It is cut in the middle of its longest pause, and each half again, while a piece has a pause as
+    long as those between sentences, or is longer than LONGEST and has any of 80 ms: else a piece
+    stays as long as it is. Nothing is lost: the pieces joined are the clip.
     """
-    if clip.seconds <= longest:
-        return [clip]
+    return _cut(clip) if clip.seconds > LONGEST else [clip]
+
+
+def _cut(clip: Audio) -> list[Audio]:
     loud, gaps = _gaps(clip.samples, clip.sample_rate)
-    if not len(gaps) or gaps.max() * _WINDOW < _CUT:
+    least = _CUT if clip.seconds > LONGEST else _BETWEEN
+    if not len(gaps) or gaps.max() * _WINDOW < least:
         return [clip]
     # Of equally long pauses, the one nearest to the middle.
     middles = loud[:-1] + 1 + gaps / 2
@@ -116,29 +123,35 @@ def at_pauses(clip: Audio, longest: float = LONGEST) -> list[Audio]:
     place = max(range(len(gaps)), key=lambda i: (gaps[i], -off[i]))
     cut = int(middles[place] * int(_WINDOW * clip.sample_rate))
     halves = (clip.samples[:cut], clip.samples[cut:])
-    return [piece for half in halves for piece in at_pauses(Audio(half, clip.sample_rate), longest)]
+    return [piece for half in halves for piece in _cut(Audio(half, clip.sample_rate))]
+
+
+def in_turn(groups: Mapping[Any, Sequence[Any]], count: int) -> list[tuple[Any, list[Any]]]:
+    """(group, so many of its members in turn), none twice; what is left over is in none.
+
+    Every group stands there once, before a group's second.
+    """
+    found = [
+        (i, group, [*members[i : i + count]])
+        for group, members in groups.items()
+        for i in range(0, len(members) - count + 1, count)
+    ]
+    return [entry[1:] for entry in sorted(found, key=lambda entry: entry[0])]
 
 
 def joined(examples: Sequence[dict], sentences: int) -> list[dict]:
-    """Longer answers for `score_speech`: so many examples of one voice and language in turn.
-
-    None is used twice; those that are left over are in none.
-    """
+    """Longer answers for `score_speech`: so many examples of one voice and language in turn."""
     groups: dict[tuple[str, str], list[dict]] = {}
     for example in examples:
         meta = example["meta"]
         groups.setdefault((meta["voice"], meta["language"]), []).append(meta)
     answers = []
-    for metas in groups.values():
-        for i in range(0, len(metas) - sentences + 1, sentences):
-            parts = metas[i : i + sentences]
-            speech = np.concatenate([part["speech"].samples for part in parts])
-            answers.append(
-                (i, {**parts[0], "answer": " ".join(part["answer"] for part in parts),
-                     "speech": Audio(speech, parts[0]["speech"].sample_rate)})
-            )  # fmt: skip
-    answers.sort(key=lambda answer: answer[0])  # every voice, before a voice's second answer
-    return [{"meta": meta} for _, meta in answers]
+    for _, parts in in_turn(groups, sentences):
+        samples = np.concatenate([part["speech"].samples for part in parts])
+        speech = Audio(samples, parts[0]["speech"].sample_rate)
+        text = " ".join(part["answer"] for part in parts)
+        answers.append({"meta": {**parts[0], "answer": text, "speech": speech}})
+    return answers
 
 
 def score_speech(
@@ -178,6 +191,7 @@ def score_speech(
     length = sum(clip.seconds for clip in clips)
     figures["seconds spoken"] = length
     figures["seconds of source"] = sum(clip.seconds for clip in sources)
+    figures["longest piece heard, s"] = max(p.seconds for clip in clips for p in at_pauses(clip))
     figures["RTF, batches of 8, compiling"] = seconds / length
     return figures
 

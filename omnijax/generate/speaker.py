@@ -6,7 +6,8 @@
     speech.push("is left.", last=True)
     for samples in speech.packets(): ...
 
-The Talker waits for late text and never invents any; a packet is 4 frames, 320 ms of sound.
+The Talker waits for late text and never invents any; a packet is by default 4 frames, 320 ms of
+sound.
 """
 
 import re

@@ -36,8 +36,9 @@ ENDLESS = np.iinfo(np.int32).max
 class SpeechConfig:
     """How speech is made; the sampling is the described system's [REFERENCE section 5].
 
-    text_chunk, frame_chunk: of the policy "chunked".
-    packet: frames that are given out at once, at most.
+    text_chunk, frame_chunk: text tokens and frames in turn, of the policy "chunked". Frames in a
+      turn are spoken whether or not the text read so far has so much to say.
+    packet: frames that are given out at once, at most; it changes nothing of what is said.
     text_prefix: text tokens that are read before the first frame, where the text has so many; by
     default a ``text_chunk``, or what the Talker asks for.
     longest_token: frames a text token; a row that speaks more once its text is over has run away,

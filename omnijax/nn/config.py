@@ -32,7 +32,8 @@ class DecoderConfig:
     partial_rotary: float = 0.25  # share of head_dim that turns
     mrope_sections: tuple[int, int, int] = (11, 11, 10)  # time, height, width frequencies
     mrope_interleaved: bool = True
-    attention_window: int = 0  # a token sees so many, itself included; 0: all before it
+    # A token sees so many, itself included; 0: all before it. A cache stays as large as it is.
+    attention_window: int = 0
     attention_implementation: str | None = None
 
     gdn_key_heads: int = 16
@@ -92,6 +93,11 @@ class DecoderConfig:
         if self.attention_window < 0:
             raise UserError(
                 f"attention_window is {self.attention_window}, it must be at least 1, or 0 for all"
+            )
+        if self.attention_window and "full" not in self.pattern:
+            raise UserError(
+                f"attention_window is {self.attention_window}, the pattern {self.pattern} has no "
+                "attention"
             )
         if not self.pattern or any(mixer not in MIXERS for mixer in self.pattern):
             raise UserError(f"pattern is {self.pattern}, each part must be one of {MIXERS}")

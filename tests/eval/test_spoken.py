@@ -49,8 +49,9 @@ def _speech(*parts: float) -> np.ndarray:
     [
         ((1.0, -0.5, 1.0), [2.5]),  # short enough: whole, though it pauses
         ((2.0, -0.4, 2.0), [2.2, 2.2]),
-        ((2.0, -0.4, 1.0, -0.1, 1.0), [2.2, 2.3]),  # no more cuts than it takes
-        ((2.0, -0.2, 2.0, -0.2, 2.0, -0.2, 2.0), [2.1, 2.2, 2.2, 2.1]),
+        ((1.0, -0.2, 1.0, -0.2, 1.0, -0.2, 1.0), [1.1, 1.2, 1.2, 1.1]),  # as long as between two
+        ((2.0, -0.4, 1.5, -0.1, 1.0), [2.2, 2.8]),  # not where a sentence may pause
+        ((2.0, -0.1, 2.0), [2.05, 2.05]),  # unless it is too long for one
         ((2.0, -0.04, 2.0), [4.04]),  # a consonant's closure is no pause
         ((6.0,), [6.0]),
     ],

@@ -11,8 +11,10 @@ import pytest
 from experiments import aria_ablation as ablation
 from omnijax.data.codes import CodesSource, Utterance, fingerprint, write_codes
 from omnijax.errors import UserError
+from omnijax.models.talker import TalkerConfig
 from omnijax.train.checkpoint import save_weights
-from omnijax.train.stages import to_dict
+from omnijax.train.stages import from_dict, to_dict
+from omnijax.train.talker import TalkerTraining
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 import test_voice_stages as voices  # noqa: E402
@@ -52,9 +54,14 @@ def tiny(monkeypatch):
     monkeypatch.setattr(ablation, "config_of", config_of)
     heard = SimpleNamespace(params={"embed": {"table": np.ones(3)}})
     monkeypatch.setattr("omnijax.pretrained.load", lambda name: heard)
-    monkeypatch.setattr(
-        "omnijax.eval.spoken.transcripts", lambda recogniser, clips: ["a red bell"] * len(clips)
-    )
+    hearings = []
+
+    def transcripts(recogniser, clips):
+        hearings.append(len(clips))
+        return ["a red bell"] * len(clips)
+
+    monkeypatch.setattr("omnijax.eval.spoken.transcripts", transcripts)
+    return hearings
 
 
 @pytest.mark.parametrize(
@@ -81,6 +88,8 @@ def test_every_variant_is_trained_scored_and_shown_and_a_second_run_adds_nothing
         if key.startswith("chunked"):
             first = run["first sound"]
             assert first["0"]["tokens"] == 4 and first["6"]["tokens"] >= 6
+    # The source speech of both lengths once, whatever the variants and prefixes.
+    assert tiny == [3] * (2 + sum(2 * len(run["cells"]) for run in runs.values()))
     text = page.read_text()
     for words in (*variants, "In short", "Word error rate"):
         assert words in text
@@ -88,11 +97,28 @@ def test_every_variant_is_trained_scored_and_shown_and_a_second_run_adds_nothing
     ablation.run(settings, tmp_path)
     assert f"{variants[0]}/0 is in" in capsys.readouterr().out
 
+    results = json.loads((tmp_path / "results.json").read_text())
+    results["runs"][f"{variants[0]}/0"]["variant"]["window"] = 9
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match=rf"{variants[0]}/0 in .* was .*'window': 9"):
+        ablation.run(settings, tmp_path)
+
     # Killed between training and the end of scoring: trained to its end, and not in the results.
     (tmp_path / "results.json").unlink()
     ablation.run(ablation.dataclasses.replace(settings, variants=("dual_track",)), tmp_path)
     again = json.loads((tmp_path / "results.json").read_text())["runs"]
     assert again["dual_track/0"]["losses"] == runs["dual_track/0"]["losses"]
+
+
+@pytest.mark.parametrize("name", ablation.VARIANTS)
+def test_a_variants_config_has_its_streams_and_its_window(settings, name):
+    variant = ablation.VARIANTS[name]
+    config = ablation.config_of(variant, settings, 3)
+    talker = from_dict(TalkerConfig, config["talker"])
+    training = from_dict(TalkerTraining, config["training"])
+    assert (talker.form, talker.decoder.attention_window) == (variant.form, variant.window)
+    assert (training.schedules, training.asks) == (variant.schedules, variant.asks)
+    assert (config["stage"]["seed"], config["stage"]["steps"]) == (3, settings.steps)
 
 
 def test_variants_may_start_from_one_talker(settings):

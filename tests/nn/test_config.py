@@ -40,6 +40,7 @@ def test_a_pattern_may_be_written_as_one_string(text, pattern):
         ({"remat": "some"}, ("remat", "some")),
         ({"accept_hidden_layer": 5}, ("accept_hidden_layer", "5", "4")),
         ({"attention_window": -1}, ("attention_window", "-1")),
+        ({"attention_window": 4, "pattern": "gdn"}, ("attention_window", "4", "gdn")),
         ({"gdn_chunk": 0}, ("gdn_chunk", "0")),
     ],
 )

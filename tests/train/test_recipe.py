@@ -17,7 +17,7 @@ from omnijax.train import recipe
 from omnijax.train.checkpoint import save_weights
 from omnijax.train.kinds import SHIPPED, weights_folder
 from omnijax.train.recipe import is_finished, resolve, starting_params
-from omnijax.train.stages import Stage
+from omnijax.train.stages import Stage, to_dict
 
 
 def kept(folder, config, step):
@@ -96,6 +96,18 @@ def test_no_stage_of_nano_trains_an_encoder_that_has_nothing_to_read(stage):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_part_has_its_name(name):
     assert (weights_folder(name) / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", nano_talker.STAGES)
+def test_a_stage_of_the_talker_draws_and_speaks_what_there_is(name, tmp_path):
+    said = Utterance("hi", "en", "a", "b", np.zeros((2, 16), np.int16))
+    write_codes(tmp_path, "train", [said], "abc")
+    config = nano_talker.get_config(name).to_dict()
+    config["stage"]["mixture"] = (f"codes:{tmp_path}=1",)
+    resolved = resolve(config)
+    assert resolved["stage"]["name"] == name
+    assert resolved["speech"]["frame_chunk"] == nano_talker.SPEECH.frame_chunk
+    assert resolved["training"] == to_dict(nano_talker.TRAINING[name])
 
 
 def test_a_talker_starts_from_the_shipped_one_whatever_its_streams_form_and_its_window(tmp_path):

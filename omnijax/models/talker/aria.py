@@ -78,8 +78,8 @@ def random(key: Seed, text: int, speech: int) -> Schedule:
 def chunked(text: int, speech: int, n: int = 4, m: int = 4) -> Schedule:
     """n text tokens, m frames, in turn; after the last text token the rest.
 
-    Of the m only as many as are legal: an item with less than a frame a text token, whose speech
-    would end before its text, is given fewer.
+    Of the m only as many as are legal: an item with less than m / n frames a text token, whose
+    speech would end before its text, is given fewer.
     """
     _check(text, speech)
     return _in_turn(text, speech, n, m, legal=True)
