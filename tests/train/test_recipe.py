@@ -17,7 +17,8 @@ from omnijax.train import recipe
 from omnijax.train.checkpoint import save_weights
 from omnijax.train.kinds import SHIPPED, weights_folder
 from omnijax.train.recipe import is_finished, resolve, starting_params
-from omnijax.train.stages import Stage, to_dict
+from omnijax.train.stages import Stage, from_dict
+from omnijax.train.talker import TalkerTraining
 
 
 def kept(folder, config, step):
@@ -107,7 +108,7 @@ def test_a_stage_of_the_talker_draws_and_speaks_what_there_is(name, tmp_path):
     resolved = resolve(config)
     assert resolved["stage"]["name"] == name
     assert resolved["speech"]["frame_chunk"] == nano_talker.SPEECH.frame_chunk
-    assert resolved["training"] == to_dict(nano_talker.TRAINING[name])
+    assert from_dict(TalkerTraining, resolved["training"]) == nano_talker.TRAINING[name]
 
 
 def test_a_talker_starts_from_the_shipped_one_whatever_its_streams_form_and_its_window(tmp_path):
