@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from omnijax.errors import UserError
-from omnijax.generate.speech import ENDLESS, SpeechConfig, SpeechGenerator, SpeechStream
+from omnijax.generate.speech import ENDLESS, PACE, SpeechConfig, SpeechGenerator, SpeechStream
 from omnijax.media.audio import Audio, check_audio, resample
 from omnijax.models.codec import (
     SAMPLE_RATE,
@@ -36,7 +36,6 @@ from omnijax.typing import Float, Int, PyTree
 SHORTEST_REFERENCE, LONGEST_REFERENCE = 0.8, 10.0  # seconds of sound that show a voice
 SILENT = 0.01  # peak below which a reference is silent
 CLIPPED = 0.01  # share of samples at full scale above which a reference is clipped
-PACE = 2.5  # frames a text token, where nothing better is known
 _WORD = re.compile(r"(?<=\S) (?=\S)")
 _WORD_START = re.compile(r"(?<=\S)(?= \S)")
 
@@ -68,7 +67,7 @@ class Speaker:
         pace: Mapping[str, float] | None = None,
     ):
         """`pace`: frames that a text token takes on average in each language, by which
-        `Speech.said` is told; "" where no language is named."""
+        `Speech.said` is told and text is held back; "" where no language is named."""
         ours = (talker.config.codebooks, talker.config.codebook_size)
         theirs = (codec.config.codebooks, codec.config.codes)
         if ours != theirs:
@@ -138,8 +137,12 @@ class Speaker:
         if self.talker.config.form != "aria":
             raise UserError("a Talker of two tracks speaks whole texts: use say")
         prompt = prompt_row(self.talker.config, self._marks, voice=voice, language=language)
-        stream = self.generator.start([prompt], seed=seed, max_frames=max_frames)
-        return Speech(self, stream, pace=self.pace.get(language or "", self.pace[""]))
+        pace = self._pace(language)
+        stream = self.generator.start([prompt], seed=seed, max_frames=max_frames, paces=[pace])
+        return Speech(self, stream, pace=pace)
+
+    def _pace(self, language: str | None) -> float:
+        return self.pace.get(language or "", self.pace[""])
 
     def say(
         self,
@@ -174,7 +177,7 @@ class Speaker:
             else:
                 row = prompt_row(config, self._marks, **shown)
             prompts.append(row)
-        return self.generator(prompts, ids, seed=seed)
+        return self.generator(prompts, ids, seed=seed, paces=[*map(self._pace, languages)])
 
 
 def speakable(text: str) -> str:

@@ -13,6 +13,7 @@ text token it speaks until its end. Nothing is spoken that was not read: `Speech
 
 import dataclasses
 import functools
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from omnijax.typing import Array, Bool, Float, Int, Key, PyTree
 
 POLICIES = ("chunked", "learned")
 ENDLESS = np.iinfo(np.int32).max
+PACE = 2.5  # frames a text token, where nothing better is known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,9 @@ class SpeechConfig:
 
     text_chunk, frame_chunk: text tokens and frames in turn, of the policy "chunked". Frames in a
       turn are spoken whether or not the text read so far has so much to say.
+    lead: with the policy "chunked", text tokens that may be read ahead of what the frames so far
+      have said at the row's pace: before more are read, more than ``frame_chunk`` frames are
+      spoken. 0: any number, and the longer the answer, the further the text runs ahead.
     packet: frames that are given out at once, at most; it changes nothing of what is said.
     text_prefix: text tokens that are read before the first frame, where the text has so many; by
     default a ``text_chunk``, or what the Talker asks for.
@@ -49,6 +54,7 @@ class SpeechConfig:
     policy: str = "chunked"
     text_chunk: int = 4
     frame_chunk: int = 4
+    lead: int = 0
     packet: int = 4
     text_prefix: int = 0
     longest_token: int = 12
@@ -61,8 +67,9 @@ class SpeechConfig:
         for name in ("text_chunk", "frame_chunk", "packet", "longest_token"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be at least 1")
-        if self.text_prefix < 0:
-            raise UserError(f"text_prefix is {self.text_prefix}, it must not be negative")
+        for name in ("text_prefix", "lead"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}, it must not be negative")
         if self.residual_sampling.repetition_penalty != 1.0:
             raise UserError(
                 f"residual_sampling.repetition_penalty is "
@@ -106,7 +113,12 @@ class SpeechGenerator:
         self.max_len, self.prefill_chunk = max_len, prefill_chunk
 
     def start(
-        self, prompts: Sequence[TalkerRow], *, seed: int = 0, max_frames: int = ENDLESS
+        self,
+        prompts: Sequence[TalkerRow],
+        *,
+        seed: int = 0,
+        max_frames: int = ENDLESS,
+        paces: Sequence[float] | None = None,
     ) -> "SpeechStream":
         """Read the prompts, one a row, each its own length.
 
@@ -114,6 +126,7 @@ class SpeechGenerator:
           prompts: as `prompt_row` gives them; of the dual-track form `dual_track_row` without
             frames, which has the first text token.
           max_frames: a row ends with so many, reason "length".
+          paces: frames that a text token takes in each row, for the config's ``lead``; PACE.
 
         Raises:
           UserError: a prompt is longer than ``max_len``.
@@ -147,7 +160,7 @@ class SpeechGenerator:
                 jnp.asarray(positions), jnp.asarray(segments),
             )  # fmt: skip
         lengths = [len(prompt.tokens) for prompt in prompts]
-        return SpeechStream(self, state, lengths, max_frames)
+        return SpeechStream(self, state, lengths, max_frames, paces or [PACE] * batch)
 
     def __call__(
         self,
@@ -156,9 +169,10 @@ class SpeechGenerator:
         *,
         seed: int = 0,
         max_frames: int = ENDLESS,
+        paces: Sequence[float] | None = None,
     ) -> list[Int[np.ndarray, "R Q"]]:
         """The frames of each text, all of it there from the start."""
-        stream = self.start(prompts, seed=seed, max_frames=max_frames)
+        stream = self.start(prompts, seed=seed, max_frames=max_frames, paces=paces)
         for row, text in enumerate(texts):
             stream.push(text, row=row, last=True)
         rows = [[frames] for frames in stream.step()]
@@ -173,6 +187,7 @@ class _Row:
     """The host's side of a row."""
 
     length: int  # positions in the cache
+    pace: float  # frames a text token
     text: deque  # ids that wait to be read
     closed: bool = False  # no more text will come
     owed: int = 0  # frames until text is due
@@ -190,11 +205,18 @@ class SpeechStream:
     """Rows that speak while their texts arrive. ``state`` belongs to the stream."""
 
     def __init__(
-        self, generator: SpeechGenerator, state: SpeechState, lengths: list[int], max_frames: int
+        self,
+        generator: SpeechGenerator,
+        state: SpeechState,
+        lengths: list[int],
+        max_frames: int,
+        paces: Sequence[float],
     ):
         self.state = state
         self._generator, self._max_frames = generator, max_frames
-        self._rows = [_Row(length, deque()) for length in lengths]
+        self._rows = [
+            _Row(length, pace, deque()) for length, pace in zip(lengths, paces, strict=True)
+        ]
         self._dual = generator.model.config.form == "dual_track"
 
     def push(self, text: Ids, *, row: int = 0, last: bool = False) -> None:
@@ -292,9 +314,7 @@ class SpeechStream:
                 own[:count] = [row.text.popleft() for _ in range(count)]
                 row.length, row.read = row.length + count, row.read + count
                 row.before_end = row.frames
-                learned = config.policy == "learned"
-                most = config.longest_token * count if learned else config.frame_chunk
-                row.owed = ENDLESS if row.text_over else most
+                row.owed = ENDLESS if row.text_over else self._turn(row, count)
                 if row.read < config.text_prefix and not row.text_over:
                     row.owed = 0
         valid = jnp.asarray(np.arange(size) < np.array(due)[:, None])
@@ -302,6 +322,14 @@ class SpeechStream:
             generator.model, generator.params, self.state, jnp.asarray(tokens), valid
         )
         return True
+
+    def _turn(self, row: _Row, count: int) -> int:
+        """Frames at most before the next text is read, ``count`` tokens having been."""
+        config = self._generator.config
+        if config.policy == "learned":
+            return config.longest_token * count
+        said = row.pace * (row.read - config.lead) if config.lead else 0
+        return max(config.frame_chunk, math.ceil(said) - row.frames)
 
     def _budgets(self, most: int) -> np.ndarray:
         budgets = np.zeros(len(self._rows), np.int32)

@@ -133,6 +133,28 @@ def test_a_turn_of_eight_frames_comes_in_packets_of_four_or_at_once():
         np.testing.assert_array_equal(row, expected)
 
 
+def test_text_is_held_back_where_it_would_lead_by_more_than_it_may():
+    def spoken_before(read, rows, **options):
+        """Frames of the first row before each of its text chunks but the first."""
+        stream = generator(**options).start(PROMPTS, max_frames=40, paces=rows)
+        for row, text in enumerate(TEXTS):
+            stream.push(text, row=row, last=True)
+        frames, before = 0, {}
+        while stream.read[0] < read:
+            had = stream.read[0]
+            made = len(stream.step()[0])
+            if stream.read[0] > had:
+                before[had] = frames
+            frames += made
+        return before
+
+    # Ten tokens and the mark of their end. Of 8 read, 6 may be unsaid: two are, in 5 frames each.
+    assert spoken_before(11, [5.0, 1.0], lead=6) == {0: 0, 4: 4, 8: 10}
+    assert spoken_before(11, [5.0, 1.0], lead=2) == {0: 0, 4: 10, 8: 30}
+    assert spoken_before(11, [1.0, 5.0], lead=6) == {0: 0, 4: 4, 8: 8}  # at its own pace
+    assert spoken_before(11, [5.0, 1.0]) == {0: 0, 4: 4, 8: 8}  # no limit
+
+
 def test_a_row_speaks_the_same_beside_a_silent_one():
     for row, (text, expected) in enumerate(zip(TEXTS, at_once(), strict=True)):
         stream = generator().start(PROMPTS, max_frames=22)
@@ -211,6 +233,8 @@ def test_what_cannot_be_is_refused_by_name_and_number():
         SpeechConfig(frame_chunk=0)
     with pytest.raises(UserError, match="packet is 0"):
         SpeechConfig(packet=0)
+    with pytest.raises(UserError, match="lead is -1"):
+        SpeechConfig(lead=-1)
     with pytest.raises(UserError, match=r"residual_sampling.repetition_penalty is 1.05"):
         SpeechConfig(residual_sampling=SamplingConfig(repetition_penalty=1.05))
     with pytest.raises(UserError, match=r"prompt has 17 positions, the limit \(max_len\) is 10"):

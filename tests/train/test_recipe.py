@@ -107,7 +107,7 @@ def test_a_stage_of_the_talker_draws_and_speaks_what_there_is(name, tmp_path):
     config["stage"]["mixture"] = (f"codes:{tmp_path}=1",)
     resolved = resolve(config)
     assert resolved["stage"]["name"] == name
-    assert resolved["speech"]["frame_chunk"] == nano_talker.SPEECH.frame_chunk
+    assert resolved["speech"]["lead"] == nano_talker.SPEECH.lead > 0
     assert from_dict(TalkerTraining, resolved["training"]) == nano_talker.TRAINING[name]
 
 

@@ -19,7 +19,8 @@ def nano(codebooks: int = 16, codebook_size: int = 256) -> TalkerConfig:
         **dense,
         **narrower,
         ffn=288,
-        # A frame's text is near it: so an answer may be longer than any in training.
+        # With text held back (`SpeechConfig.lead`) a frame's text is within it, however long the
+        # answer; the prompt is not, but for what GDN's state keeps.
         attention_window=128,
     )
     mtp = DecoderConfig(
