@@ -1,7 +1,7 @@
 """The Talker: makes its data with a codec, trains it, packs a voice, speaks.
 
     python experiments/talker.py codes                        speech of OmniWorld as codec frames
-    python experiments/talker.py train --config=experiments/configs/nano_talker.py:talker_paced
+    python experiments/talker.py train --config=experiments/configs/nano_talker.py:talker_speakers
     python experiments/talker.py export RUN FOLDER            the Talker and its stored voices; with
         --config=..., speaking as that config's `speech` says and not as the run's
     python experiments/talker.py say "the red circle" out.wav --voice=anna --language=en

@@ -4,7 +4,8 @@ talker           every voice and language, under drawn schedules
 talker_speakers  on the voices that the demo speaks with, mostly four text tokens and four frames
                  in turn, as it speaks
 talker_paced     also slower turns, and more of several sentences: in a long answer text is held
-                 back, since in turns of four it would run ever further ahead of the speech
+                 back, since in turns of four it would run ever further ahead of the speech; not
+                 part of nano
 
 `python experiments/talker.py codes` makes the frames that all read, of sentences and, with
 `--task=say_reply`, of answers.
@@ -20,7 +21,7 @@ from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
 from omnijax.train.talker import TalkerTraining
 
 CODES = ("codes:runs/nano_codec/codes=0.8", "codes:runs/nano_codec/replies=0.2")
-LAST = "talker_paced"
+LAST = "talker_speakers"
 TRAINS = (r"^(?!hidden_projection/)",)  # which reads the Thinker's stream: none is given here
 STAGES = {
     stage.name: stage
