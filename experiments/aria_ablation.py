@@ -10,9 +10,9 @@ random weights or all from one Talker's, then say held-out sentences: by languag
 the text is there before the first frame, and in answers of up to twice as many sentences as any in
 training. What they say is written down by nano's Thinker; its error on the source speech stands
 beside. Results are kept in results.json as they come: the same command goes on where it stopped,
-more seeds or variants are added. Where all start from one Talker, the schedules that it was
-trained under have a head start, and so has its attention's window; seeds differ in the order of the
-data alone.
+more seeds or variants are added. Where all start from one Talker, the schedules that it was trained
+under have a head start, and so has the window that it was trained with (the shipped one's: none,
+its config's 128 is that of speaking); seeds differ in the order of the data alone.
 """
 
 import dataclasses
@@ -54,6 +54,8 @@ VARIANTS = {
     "chunked": Variant(("chunked:4:4=1",), CHUNKED),
     # Text nearer to the pace of speech: in a long answer it runs less far ahead.
     "paced": Variant(("chunked:4:8=1",), CHUNKED | {"frame_chunk": 8}),
+    # What nano speaks with: text held back, and attention that sees no further than it lies.
+    "held": Variant(("chunked:4:4=1",), CHUNKED | {"lead": 12}, window=128),
     "paced_local": Variant(("chunked:4:8=1",), CHUNKED | {"frame_chunk": 8}, window=128),
     "earliest": Variant(("earliest=1",), {"policy": "chunked", "text_chunk": 1, "frame_chunk": 3}),
     "random": Variant(("random=1",), CHUNKED),
@@ -115,7 +117,7 @@ def speaker_of(run: Path, variant: Variant, prefix: int, codec, source):
     """A trained run as a speaker of the voices in a source that is not scored."""
     from omnijax.generate.speaker import Speaker
     from omnijax.models.talker import Talker, TalkerConfig
-    from omnijax.pretrained import stored_voices
+    from omnijax.pretrained import paces, stored_voices
     from omnijax.train.checkpoint import read_params
     from omnijax.train.kinds import open_tokenizer
     from omnijax.train.stages import from_dict
@@ -123,9 +125,11 @@ def speaker_of(run: Path, variant: Variant, prefix: int, codec, source):
     params, config = read_params(run / "checkpoints")
     talker = Talker(from_dict(TalkerConfig, config["talker"], "config.talker."))
     voices = stored_voices(source, config["training"]["reference_frames"][1])
-    speech = dataclasses.replace(nano_talker.SPEECH, **variant.speech, text_prefix=prefix)
+    ways = {"lead": 0, "text_prefix": prefix} | variant.speech
+    speech = dataclasses.replace(nano_talker.SPEECH, **ways)
     tokenizer = open_tokenizer(config["tokenizer"])
-    return Speaker(talker, params, *codec, tokenizer, voices, speech, max_len=1536)
+    pace = paces(source, tokenizer)
+    return Speaker(talker, params, *codec, tokenizer, voices, speech, max_len=1536, pace=pace)
 
 
 def answers_of(source, language: str, sentences: int, count: int) -> list[tuple[str, str, Any]]:

@@ -68,6 +68,9 @@ class Speaker:
     ):
         """`pace`: frames that a text token takes on average in each language, by which
         `Speech.said` is told and text is held back; "" where no language is named."""
+        for name, value in (pace or {}).items():
+            if not 0 < value < float("inf"):
+                raise UserError(f"the pace of {name!r} is {value}, it must be a positive number")
         ours = (talker.config.codebooks, talker.config.codebook_size)
         theirs = (codec.config.codebooks, codec.config.codes)
         if ours != theirs:
@@ -130,6 +133,8 @@ class Speaker:
         self, voice: Voice, *, language: str | None = None, seed: int = 0, max_frames: int = ENDLESS
     ) -> "Speech":
         """An answer that is about to be spoken.
+
+        Without a language text is held back by the mean pace of all.
 
         Raises:
           UserError: a language that the Talker has not learned; a Talker of two tracks.

@@ -40,9 +40,11 @@ class SpeechConfig:
 
     text_chunk, frame_chunk: text tokens and frames in turn, of the policy "chunked". Frames in a
       turn are spoken whether or not the text read so far has so much to say.
-    lead: with the policy "chunked", text tokens that may be read ahead of what the frames so far
-      have said at the row's pace: before more are read, more than ``frame_chunk`` frames are
-      spoken. 0: any number, and the longer the answer, the further the text runs ahead.
+    lead: with the policy "chunked", text tokens that may still be unsaid, by the row's pace, when a
+      chunk is read: before it, frames are spoken beyond ``frame_chunk``. 0: any number, and the
+      longer the answer, the further the text runs ahead. A pace is a mean: over a long answer a
+      slower row's text runs ahead after all, and a quicker one speaks without any, from about
+      lead / (1 - its own pace / the given one) tokens on. The form "dual_track" has none.
     packet: frames that are given out at once, at most; it changes nothing of what is said.
     text_prefix: text tokens that are read before the first frame, where the text has so many; by
     default a ``text_chunk``, or what the Talker asks for.
@@ -126,11 +128,18 @@ class SpeechGenerator:
           prompts: as `prompt_row` gives them; of the dual-track form `dual_track_row` without
             frames, which has the first text token.
           max_frames: a row ends with so many, reason "length".
-          paces: frames that a text token takes in each row, for the config's ``lead``; PACE.
+          paces: frames that a text token takes in each row, for the config's ``lead``; by
+            default PACE.
 
         Raises:
-          UserError: a prompt is longer than ``max_len``.
+          UserError: a prompt is longer than ``max_len``; a pace is missing or not positive.
         """
+        paces = [PACE] * len(prompts) if paces is None else paces
+        if len(paces) != len(prompts) or not all(0 < pace < math.inf for pace in paces):
+            raise UserError(
+                f"paces is {[*paces]}, it must have a positive number for each of {len(prompts)} "
+                "prompts"
+            )
         talker, size = self.model.config, self.prefill_chunk
         longest = max(len(prompt.tokens) for prompt in prompts)
         if longest > self.max_len:
@@ -160,7 +169,7 @@ class SpeechGenerator:
                 jnp.asarray(positions), jnp.asarray(segments),
             )  # fmt: skip
         lengths = [len(prompt.tokens) for prompt in prompts]
-        return SpeechStream(self, state, lengths, max_frames, paces or [PACE] * batch)
+        return SpeechStream(self, state, lengths, max_frames, paces)
 
     def __call__(
         self,

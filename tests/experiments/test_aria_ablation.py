@@ -11,6 +11,7 @@ import pytest
 from experiments import aria_ablation as ablation
 from omnijax.data.codes import CodesSource, Utterance, fingerprint, write_codes
 from omnijax.errors import UserError
+from omnijax.generate.speech import SpeechConfig
 from omnijax.models.talker import TalkerConfig
 from omnijax.train.checkpoint import save_weights
 from omnijax.train.stages import from_dict, to_dict
@@ -118,6 +119,7 @@ def test_a_variants_config_has_its_streams_and_its_window(settings, name):
     training = from_dict(TalkerTraining, config["training"])
     assert (talker.form, talker.decoder.attention_window) == (variant.form, variant.window)
     assert (training.schedules, training.asks) == (variant.schedules, variant.asks)
+    assert SpeechConfig(**variant.speech).lead == (12 if name == "held" else 0)
     assert (config["stage"]["seed"], config["stage"]["steps"]) == (3, settings.steps)
 
 

@@ -1,5 +1,6 @@
 """Text as it comes, sound as it is made: the same sound however the text arrived."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -114,6 +115,25 @@ def test_a_voice_or_language_that_is_not_known_is_named(speaker):
         speaker.start(speaker.voice(), language="xx")
     with pytest.raises(UserError, match="description of the voice is empty"):
         speaker.voice(describe=" ")
+
+
+def test_text_is_held_back_by_the_languages_pace():
+    config = dataclasses.replace(tiny.GREEDY, lead=2)
+    held = tiny.speaker(config, pace={"": 1.0, "en": 6.0})
+    read = {}
+    for language in (None, "en"):
+        speech = held.start(held.voice("anna"), language=language, max_frames=24)
+        speech.push(TEXT, last=True)
+        tiny.drained(speech)
+        read[language] = speech.read
+    # Of four tokens read two may be unsaid: the others have two frames, or twelve: three packets.
+    assert read[None][:2] == [4, 8] and read["en"][:4] == [4, 4, 4, 8]
+    quick, slow = (
+        held.say_codes([TEXT], [held.voice("anna")], languages=[name])[0] for name in (None, "en")
+    )
+    assert not np.array_equal(quick[:24], slow[:24])
+    with pytest.raises(UserError, match="the pace of 'en' is 0"):
+        tiny.speaker(pace={"en": 0.0})
 
 
 def test_each_language_has_a_pace_by_which_is_told_what_was_said():

@@ -237,6 +237,9 @@ def test_what_cannot_be_is_refused_by_name_and_number():
         SpeechConfig(lead=-1)
     with pytest.raises(UserError, match=r"residual_sampling.repetition_penalty is 1.05"):
         SpeechConfig(residual_sampling=SamplingConfig(repetition_penalty=1.05))
+    for paces in ([1.0], [1.0, 0.0], [1.0, float("nan")]):
+        with pytest.raises(UserError, match="a positive number for each of 2 prompts"):
+            generator().start(PROMPTS, paces=paces)
     with pytest.raises(UserError, match=r"prompt has 17 positions, the limit \(max_len\) is 10"):
         generator(max_len=10).start(PROMPTS)
     stream = generator().start(PROMPTS)

@@ -19,8 +19,8 @@ def nano(codebooks: int = 16, codebook_size: int = 256) -> TalkerConfig:
         **dense,
         **narrower,
         ffn=288,
-        # With text held back (`SpeechConfig.lead`) a frame's text is within it, however long the
-        # answer; the prompt is not, but for what GDN's state keeps.
+        # With text held back (`SpeechConfig.lead`) a frame's text is within it, of six sentences at
+        # least; of the prompt there is then what GDN's state keeps.
         attention_window=128,
     )
     mtp = DecoderConfig(
