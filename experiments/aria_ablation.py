@@ -128,7 +128,7 @@ def speaker_of(run: Path, variant: Variant, prefix: int, codec, source):
     ways = {"lead": 0, "text_prefix": prefix} | variant.speech
     speech = dataclasses.replace(nano_talker.SPEECH, **ways)
     tokenizer = open_tokenizer(config["tokenizer"])
-    pace = paces(source, tokenizer)
+    pace = paces((source[i] for i in range(len(source))), tokenizer)
     return Speaker(talker, params, *codec, tokenizer, voices, speech, max_len=1536, pace=pace)
 
 
