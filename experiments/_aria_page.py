@@ -105,8 +105,9 @@ def _plot(data: dict[str, Any]) -> str:
                           capsize=2, label=name)  # fmt: skip
         axis.set_xticks(range(len(points)), [str(point) for point in points])
         axis.set(xlabel=title, ylabel="WER", ylim=(0, None))
-    if axes[0].get_legend_handles_labels()[0]:  # none while no run is whole
-        axes[0].legend(fontsize=7)
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:  # none while no run is whole
+        figure.legend(handles, labels, loc="outside right upper", fontsize=7)
     return page.plot(figure, alt="word error rate by length, language and prefix")
 
 
