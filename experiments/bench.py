@@ -292,7 +292,8 @@ def _table(name: str, rows: list, limits: dict):
     table = Table(title=f"{name}: {TABLES[name].__doc__}", caption=f"limits: {peak}")
     columns = ("ms", "quartiles", "range", "units/s", "% of limit", "MiB", "1st call s", "n")
     for column in ("", *columns):
-        table.add_column(column, justify="right" if column else "left")
+        # Where the terminal is narrow, figures fold before a name does.
+        table.add_column(column, justify="right" if column else "left", no_wrap=not column)
     for row in rows:
         ms = row.milliseconds
         table.add_row(
@@ -304,7 +305,7 @@ def _table(name: str, rows: list, limits: dict):
             "" if row.share_of_limit is None else f"{100 * row.share_of_limit:.0f}",
             "" if row.temporary_bytes is None else f"{row.temporary_bytes / 2**20:.1f}",
             f"{row.first_call_seconds:.1f}",
-            f"{row.kept}" + (f" ({row.rejected} rejected)" if row.rejected else ""),
+            f"{row.kept}" + (f" of {row.kept + row.rejected}" if row.rejected else ""),
         )
     return table
 

@@ -70,6 +70,17 @@ def test_every_table_keeps_medians_and_spreads_and_where_they_were_measured(tmp_
             assert row["name"][:20] in shown
 
 
+def test_a_name_stands_whole_beside_rejected_samples_and_long_figures():
+    spread = Spread(*[0.00123456] * 5)
+    name = "causal conv, T 4096, D 3072, with backward"
+    row = Timed(name, spread, 100.0, 1, 12, 123_456_789.0, "token", 0.5, 1, 123_456_789)
+    console = Console(record=True, width=130)
+    limits = {"gflop_per_second": 200.0, "gbytes_per_second": 7.0}
+    console.print(bench._table("conv", [row], limits))
+    shown = console.export_text()
+    assert name in shown and "1 of" in shown
+
+
 class Disturbed:
     """A machine on which somebody else works in the second of three rounds."""
 
