@@ -9,6 +9,6 @@
 Shapes are checked in tests (tests/conftest.py).
 """
 
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Num, PyTree, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Num, PyTree, Shaped, UInt
 
-__all__ = ["Array", "ArrayLike", "Bool", "Float", "Int", "Key", "Num", "PyTree", "Shaped"]
+__all__ = ["Array", "ArrayLike", "Bool", "Float", "Int", "Key", "Num", "PyTree", "Shaped", "UInt"]

@@ -34,8 +34,9 @@ KINDS: dict[str, Kind] = {"lm": CHAT, "aed": CHAT, "codec": CODEC, "talker": TAL
 OF_NO_CONSEQUENCE = ("run", "mesh", "speech")
 HOW_COMPUTED = ("dtype", "remat", "scan_layers", "implementation")
 # What may differ from the weights that a stage starts from. Both forms of a Talker's stream have
-# the same parameters: from one, the other is learned; so has attention that sees less or more.
-MAY_CHANGE = (*HOW_COMPUTED, "talker.form", "attention_window")
+# the same parameters: from one, the other is learned; so has attention that sees less or more. A
+# Code2Wav may get harmonics later: they begin at random beside what it has learned.
+MAY_CHANGE = (*HOW_COMPUTED, "talker.form", "attention_window", "code2wav.harmonics")
 # Where the config has the sizes of what lies under a parameter's first name.
 SECTION = {
     "audio": ("model", "aut"),

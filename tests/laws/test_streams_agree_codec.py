@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 MODEL, FRAME, MAX_FRAMES = tiny.MODEL, tiny.MODEL.config.samples_per_frame, 14
 PARAMS = tiny.params(MODEL, 1)
+VOICED_PARAMS = tiny.params(tiny.VOICED, 1)
 
 
 @jax.jit
@@ -39,6 +41,11 @@ def whole(samples, codes):
         return features, codec.quantiser.encode(features), codec.decode(codes)
 
     return MODEL.apply(PARAMS, method=run)
+
+
+@jax.jit
+def voiced(codes):
+    return tiny.VOICED.apply(VOICED_PARAMS, codes, method="decode")
 
 
 @jax.jit
@@ -67,6 +74,25 @@ def test_code2wav_fed_in_any_pieces_equals_code2wav_fed_whole(cuts, seed):
         assert samples.shape[1] == FRAME * part.shape[1]
         out.append(samples)
     np.testing.assert_allclose(np.concatenate(out, 1), expected, atol=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(cuts=fractions, seed=st.integers(0, 2**31))
+@example(cuts=[], seed=0)
+def test_a_voices_source_keeps_its_phase_over_any_pieces(cuts, seed):
+    codes = tiny.codes(2, MAX_FRAMES, seed)
+    expected = voiced(codes)
+    assert np.abs(expected).max() < 1
+    state, out = init_decode_state(tiny.VOICED, 2), []
+    for part in pieces(codes, cuts):
+        state, samples = stream_decode(tiny.VOICED, VOICED_PARAMS, state, part)
+        out.append(samples)
+    np.testing.assert_allclose(np.concatenate(out, 1), expected, atol=1e-5)
+    # A row that starts again has neither phase nor loudness of what was before.
+    state = restart_rows(state, jnp.array([True, False]))
+    again = stream_decode(tiny.VOICED, VOICED_PARAMS, state, codes)[1]
+    np.testing.assert_allclose(again[0], expected[0], atol=1e-5)
+    assert np.abs(again[1] - expected[1]).max() > 1e-3
 
 
 @settings(max_examples=25, deadline=None)

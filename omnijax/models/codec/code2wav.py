@@ -1,5 +1,6 @@
 """Code2Wav: frames of codes to samples, causal (released relative: `Qwen3OmniMoeCode2Wav`)."""
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from omnijax.models.codec.config import Code2WavConfig
 from omnijax.models.codec.convolution import CausalConv, Memory, UpConv
+from omnijax.models.codec.source import HarmonicSource, SourceState
 from omnijax.models.codec.transformer import KeysValues, Transformer
 from omnijax.nn.embed import Embed
 from omnijax.nn.linear import fan_in_init
@@ -24,6 +26,7 @@ class Code2WavState(NamedTuple):
     frames: Int[Array, "B"]
     transformer: KeysValues
     convs: tuple[Float[Array, "B ..."], ...]
+    source: SourceState | None = None
 
 
 class SnakeBeta(nn.Module):
@@ -115,6 +118,8 @@ class Code2Wav(nn.Module):
         self.snake_out = SnakeBeta(config.param_dtype)
         # Snakes only add: without a small start the first samples would be clipped.
         self.conv_out = CausalConv(1, 7, **types, scale=0.1)
+        if config.harmonics is not None:
+            self.source = HarmonicSource(config.harmonics, math.prod(config.rates))
 
     def embed(self, codes: Int[Array, "B R Q"]) -> Float[Array, "B R D"]:
         """The mean of the codes' embeddings, each codebook's rows after those of the one before."""
@@ -125,10 +130,22 @@ class Code2Wav(nn.Module):
         self,
         features: Float[Array, "B R D"],
         state: Code2WavState | None = None,
-        *,
-        clip: bool = True,
     ) -> tuple[Float[Array, "B A"], Code2WavState]:
-        """`clip` off is for training: past -1..1 a clipped sample has no gradient to come back."""
+        """Samples, and the state after them."""
+        samples, _, state = self.synthesise(features, state)
+        return jnp.clip(samples, -1, 1), state
+
+    def synthesise(
+        self,
+        features: Float[Array, "B R D"],
+        state: Code2WavState | None = None,
+        pitch: Float[Array, "B S"] | None = None,
+    ) -> tuple[Float[Array, "B A"], Float[Array, "B S"] | None, Code2WavState]:
+        """Samples before they are clipped, the pitch said of each step, the state.
+
+        For training: past -1..1 a clipped sample has no gradient to come back. `pitch` and what is
+        said of it: see `HarmonicSource`; None without one. S = R * the product of `upsample`.
+        """
         config = self.config
         frames = jnp.zeros(features.shape[:1], jnp.int32) if state is None else state.frames
         memory = Memory(None if state is None else state.convs)
@@ -141,6 +158,10 @@ class Code2Wav(nn.Module):
         with jax.named_scope("upsample"):
             for up, convnext in zip(self.upsample, self.convnext, strict=True):
                 x = memory(convnext, memory(up, x))
+        said = source = None
+        if config.harmonics is not None:
+            with jax.named_scope("source"):
+                voice, said, source = self.source(x, None if state is None else state.source, pitch)
         with jax.named_scope("synthesis"):
             x = memory(self.conv_in, x)
             for snake, up, units in zip(self.snakes, self.rates, self.residuals, strict=True):
@@ -151,6 +172,6 @@ class Code2Wav(nn.Module):
                     x = memory(unit, x)
             x = memory(self.conv_out, self.snake_out(x))
         samples = x[..., 0].astype(jnp.float32)
-        samples = jnp.clip(samples, -1, 1) if clip else samples
-        new = Code2WavState(frames + features.shape[1], keys_values, tuple(memory.new))
-        return samples, new
+        samples = samples if source is None else samples + voice
+        new = Code2WavState(frames + features.shape[1], keys_values, tuple(memory.new), source)
+        return samples, said, new

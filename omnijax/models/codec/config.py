@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+import numpy as np
+
 from omnijax.nn.encoder import check, check_dtypes
 
 SAMPLE_RATE = 24_000  # samples a second, of every codec here
@@ -132,6 +134,53 @@ class SeanetConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HarmonicsConfig:
+    """A voice's source in Code2Wav: `count` harmonics of a pitch, as loud as an envelope says.
+
+    The envelope has `bands`, evenly on the mel scale from 0 to `top` Hz; a harmonic above it is
+    silent. The pitch lies between `lowest` and `highest` Hz, in `grid` parts of an octave.
+    """
+
+    count: int = 40
+    bands: int = 40
+    lowest: float | int = 65.0
+    highest: float | int = 450.0
+    top: float | int = 8000.0
+    grid: int = 96
+
+    def __post_init__(self):
+        check_positive(self, "count", "lowest", "grid")
+        check(self.bands >= 2, f"HarmonicsConfig.bands is {self.bands}, it must be at least 2")
+        check(
+            self.lowest < self.highest <= self.top <= SAMPLE_RATE / 2,
+            "HarmonicsConfig: lowest < highest <= top <= half the sample rate must hold, they are "
+            f"{self.lowest}, {self.highest}, {self.top} and {SAMPLE_RATE / 2:g}",
+        )
+
+    @property
+    def octaves(self) -> float:
+        """From the lowest pitch to the highest."""
+        return math.log2(self.highest / self.lowest)
+
+    @property
+    def notes(self) -> int:
+        """Pitches on the grid."""
+        return math.floor(self.octaves * self.grid) + 1
+
+    def turns(self) -> np.ndarray:
+        """[notes] uint32: what each note adds to the phase with a sample, 2^32 to a period."""
+        hertz = self.lowest * 2 ** (np.arange(self.notes) / self.grid)
+        return np.round(hertz / SAMPLE_RATE * 2**32).astype(np.uint32)
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """[notes, count] twice: each harmonic's place among the bands, and whether it is heard."""
+        hertz = self.lowest * 2 ** (np.arange(self.notes) / self.grid)
+        hertz = hertz[:, None] * np.arange(1, self.count + 1)
+        mels = np.log1p(hertz / 700) / np.log1p(self.top / 700)
+        return (mels * (self.bands - 1)).astype(np.float32), hertz <= self.top
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Code2WavConfig:
     """Frames to samples: transformer, transposed convolutions with ConvNeXt, SnakeBeta blocks.
 
@@ -141,6 +190,7 @@ class Code2WavConfig:
     trim: "right" keeps transposed convolutions causal, `samples_per_frame` samples for each frame.
     "both" is the released form, which trims as much on the left: it sees one step ahead at each
     of them and gives fewer samples.
+    harmonics: a source for voices beside the convolutions, which the released classes do not have.
     """
 
     transformer: TransformerConfig
@@ -154,6 +204,7 @@ class Code2WavConfig:
     pre_kernel: int = 3
     trim: str = "right"
     convnext_scale: float = 1e-6  # where the ConvNeXt branch's scale starts
+    harmonics: HarmonicsConfig | None = None
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -169,6 +220,11 @@ class Code2WavConfig:
         for field, known in (("lookup", LOOKUPS), ("trim", TRIMS)):
             value = getattr(self, field)
             check(value in known, f"Code2WavConfig.{field} is {value!r}, it must be one of {known}")
+        check(
+            self.harmonics is None or self.trim == "right",
+            f"Code2WavConfig.trim is {self.trim!r}: harmonics keep time with the causal form, "
+            "'right', alone",
+        )
         check_dtypes(self)
 
     @property
@@ -289,6 +345,7 @@ def nano() -> CodecConfig:
         codes=256,
         features=128,
         convnext_scale=0.3,
+        harmonics=HarmonicsConfig(),
     )
     return CodecConfig(
         encoder=encoder,

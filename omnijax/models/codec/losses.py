@@ -226,6 +226,37 @@ def periodicity_loss(
     return jnp.mean(jnp.abs(said.astype(jnp.float32) - target))
 
 
+def pitch_of(
+    samples: Float[Array, "B A"], frame: int, config: PeriodicityConfig, least: float = 0.5
+) -> Float[Array, "B S"]:
+    """log2 Hz at the middle of each of a frame's `config.steps`; nan where no lag reaches `least`.
+
+    The best lag of `periodicity`, between lags by a parabola. Of two nearly as good the shorter
+    counts, for a voice is as alike to itself two periods earlier: an octave costs 0.05.
+    """
+    hop = frame // config.steps
+    ahead = (config.window - hop) // 2  # a window ends with its step: its middle is earlier
+    later = jnp.pad(samples[:, ahead:], ((0, 0), (0, ahead)))
+    alike = periodicity(later, frame, config)
+    alike = alike.reshape(samples.shape[0], -1, config.lags)
+    octaves = np.linspace(np.log2(config.highest), np.log2(config.lowest), config.lags)
+    octaves = octaves.astype(np.float32)
+    best = jnp.argmax(alike + 0.05 * octaves, axis=-1)
+    inside = jnp.clip(best, 1, config.lags - 2)[..., None] + np.arange(-1, 2)
+    left, middle, right = jnp.moveaxis(jnp.take_along_axis(alike, inside, -1), -1, 0)
+    bend = jnp.minimum(left - 2 * middle + right, -1e-6)
+    offset = jnp.clip(0.5 * (left - right) / bend, -1, 1)
+    log_hertz = octaves[0] + (inside[..., 1] + offset) * (octaves[1] - octaves[0])
+    return jnp.where(jnp.max(alike, -1) >= least, log_hertz, jnp.nan)
+
+
+def pitch_loss(said: Float[Array, "B S"], true: Float[Array, "B S"]) -> Float[Array, ""]:
+    """Mean absolute difference in octaves, of the steps whose true pitch is no nan."""
+    has = jnp.isfinite(true)
+    apart = jnp.where(has, jnp.abs(said - jnp.where(has, true, 0.0)), 0.0)
+    return jnp.sum(apart) / jnp.maximum(jnp.sum(has), 1)
+
+
 def discriminator_loss(
     real: Sequence[Judgement], fake: Sequence[Judgement], kind: str = "hinge"
 ) -> Float[Array, ""]:

@@ -56,7 +56,9 @@ def restart_rows(state: State, rows: Bool[Array, "B"]) -> State:
         return jnp.where(rows.reshape(-1, *(1,) * (x.ndim - 1)), 0, x)
 
     # Keys from before a row's start count for nothing, so they may stay.
-    return state._replace(frames=clear(state.frames), convs=tuple(map(clear, state.convs)))
+    fields = ("frames", "convs", "source")
+    parts = {name: getattr(state, name) for name in fields if hasattr(state, name)}
+    return state._replace(**jax.tree.map(clear, parts))
 
 
 def stream_encode(

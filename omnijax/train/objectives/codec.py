@@ -9,6 +9,7 @@ stepped.
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -41,6 +42,8 @@ from omnijax.models.codec.losses import (
     mel_loss,
     periodicity,
     periodicity_loss,
+    pitch_loss,
+    pitch_of,
 )
 from omnijax.nn.linear import fan_in_init
 from omnijax.train.stages import OptimizerConfig
@@ -70,6 +73,7 @@ WEIGHTS = (
     "envelope",
     "pitch",
     "periodicity",
+    "contour",
 )
 
 
@@ -85,6 +89,7 @@ class CodecLossConfig:
     envelope: float | int = 0.0  # of what the quantised features say of their frame's spectrum
     pitch: float | int = 0.0  # of what they say of their frame's periodicity
     periodicity: float | int = 0.0  # of the decoded samples'
+    contour: float | int = 5.0  # of the pitch that Code2Wav says, where it has harmonics
     kind: str = "hinge"  # or least_squares
     judge_rate: float | int = 1.0  # the judges' learning rate as a multiple of the generator's
     mel_scales: MelLossConfig = MelLossConfig()
@@ -110,13 +115,18 @@ def reconstruct(
     valid: Bool[Array, "B R"],
     key: Array | None,
     decoded: bool,
-) -> tuple[Float[Array, "B A"] | None, Quantised]:
-    """`codec` bound to its parameters: through the quantiser and, if asked, back, not clipped.
+    pitch: Float[Array, "B S"] | None = None,
+) -> tuple[Float[Array, "B A"] | None, Float[Array, "B S"] | None, Quantised]:
+    """`codec` bound to its parameters: through the quantiser and, if asked, back, not clipped, and
+    what pitch was said on the way (see `Code2Wav.synthesise`).
 
     key None: every clip through all codebooks.
     """
     quantised = quantise_for_training(codec.quantiser, codec.encoder(samples)[0], valid, key)
-    return codec.code2wav(quantised.features, clip=False)[0] if decoded else None, quantised
+    if not decoded:
+        return None, None, quantised
+    decoded_samples, said, _ = codec.code2wav.synthesise(quantised.features, pitch=pitch)
+    return decoded_samples, said, quantised
 
 
 def codec_objective(
@@ -163,6 +173,15 @@ def codec_objective(
     if teacher is not None and example.heard is None:
         raise UserError("the codec has a teacher, but its batches hold nothing for it to hear")
     quantiser, size = codec.config.quantiser, codec.config.samples_per_frame
+    harmonics = codec.config.code2wav.harmonics
+    if harmonics is not None:
+        steps = dataclasses.replace(
+            config.periods,
+            steps=math.prod(codec.config.code2wav.upsample),
+            lags=80,
+            lowest=harmonics.lowest,
+            highest=harmonics.highest,
+        )
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 5)
@@ -197,13 +216,18 @@ def codec_objective(
     def loss(params: Params, batch: CodecBatch, key: Array | None) -> Losses:
         rows, length = batch.samples.shape
         valid = valid_frames(batch.lengths, length // size, size)
+        pitch = None
+        if harmonics is not None and decoded:
+            with jax.named_scope("pitch"):
+                pitch = pitch_of(batch.samples, size, steps) - math.log2(harmonics.lowest)
         with jax.named_scope("codec"):
-            samples, quantised = codec.apply(
+            samples, said, quantised = codec.apply(
                 {"params": params["codec"]},
                 batch.samples,
                 valid,
                 key if encoded else None,
                 decoded,
+                pitch,
                 method=reconstruct,
             )
         losses = {"commitment": quantised.commitment}
@@ -212,13 +236,15 @@ def codec_objective(
         if samples is not None and config.periodicity:
             heard = periodicity(samples, size, config.periods)
             losses["periodicity"] = periodicity_loss(heard, batch.samples, config.periods)
+        if pitch is not None:
+            losses["contour"] = pitch_loss(said, pitch)
         for name, head_loss, of in (
             ("envelope", envelope_loss, config.envelopes),
             ("pitch", periodicity_loss, config.periods),
         ):
             if getattr(config, name):
-                said = quantised.features @ params[name]["kernel"] + params[name]["bias"]
-                losses[name] = head_loss(said, batch.samples, of)
+                told = quantised.features @ params[name]["kernel"] + params[name]["bias"]
+                losses[name] = head_loss(told, batch.samples, of)
         if teacher is not None:
             with jax.named_scope("distillation"):
                 student = quantised.semantic @ params["distil"]["kernel"]

@@ -23,6 +23,8 @@ from omnijax.models.codec.losses import (
     mel_loss,
     periodicity,
     periodicity_loss,
+    pitch_loss,
+    pitch_of,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -247,3 +249,30 @@ def test_wrong_sizes_of_losses_and_judges_are_named():
         MelLossConfig(windows=(66,), bins=(8,))
     with pytest.raises(UserError, match="each must be a multiple of 16"):
         DiscriminatorConfig(windows=(40,))
+
+
+@pytest.mark.parametrize("hertz", [70, 90, 133, 190, 230, 300, 420])
+def test_a_pitch_is_found_within_half_a_semitone_and_none_in_noise_or_silence(hertz):
+    config = PeriodicityConfig(lags=80)
+    found = pitch_of(voice(hertz, 6), FRAME, config)[0]
+    assert found.shape == (24,)
+    # In the first steps and the last the window holds no whole sound.
+    np.testing.assert_allclose(found[4:-4], np.log2(hertz), atol=0.5 / 12)
+    for sound in (NOISE, 0 * NOISE):
+        assert np.isnan(pitch_of(sound, FRAME, config)).all()
+
+
+def test_a_pitch_is_that_of_the_middle_of_its_step():
+    before, after = voice(110, 4), voice(160, 4)
+    found = pitch_of(jnp.concatenate([before, after], 1), FRAME, PeriodicityConfig(lags=80))[0]
+    near = np.where(np.abs(found - np.log2(160)) < np.abs(found - np.log2(110)), 160, 110)
+    changes = np.flatnonzero(np.diff(near[2:-2])) + 3
+    assert changes.tolist() == [16]  # the first step after the change, of 16 before it
+
+
+def test_steps_without_a_pitch_count_for_nothing():
+    true = jnp.array([[1.0, jnp.nan, 2.0]])
+    value, grad = jax.value_and_grad(pitch_loss)(jnp.array([[1.5, 9.0, 2.0]]), true)
+    assert float(value) == 0.25
+    np.testing.assert_array_equal(grad[0, :2], [0.5, 0])
+    assert float(pitch_loss(true[:, 1:2], true[:, 1:2])) == 0

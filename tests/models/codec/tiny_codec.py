@@ -7,6 +7,7 @@ from omnijax.models.codec import (
     Code2WavConfig,
     Codec,
     CodecConfig,
+    HarmonicsConfig,
     QuantiserConfig,
     SeanetConfig,
     TransformerConfig,
@@ -49,6 +50,8 @@ def params(model, seed=0):
     def shake(path, leaf):
         if path[-2].key == "conv_out" and path[1].key == "code2wav":
             return 0.1 * leaf  # far from the clipping
+        if path[-2].key == "envelope":
+            return leaf + 5 * (path[-1].key == "bias")  # loud enough to be seen
         if path[-1].key in ("bias", "conv_bias", "alpha", "beta"):
             return leaf + 0.2 * rng.standard_normal(leaf.shape).astype(np.float32)
         return leaf
@@ -66,4 +69,6 @@ def codes(rows, frames, seed=0):
     return rng.integers(0, 11, (rows, frames, 4)).astype(np.int32)
 
 
+HARMONICS = HarmonicsConfig(count=3, bands=4, lowest=500, highest=2000, top=5000)
 MODEL = Codec(config())
+VOICED = Codec(config(harmonics=HARMONICS))  # the same with a voice's source

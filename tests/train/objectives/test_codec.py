@@ -12,7 +12,7 @@ import pytest
 
 from omnijax.data.crops import CodecBatch
 from omnijax.errors import UserError
-from omnijax.models.codec import Codec
+from omnijax.models.codec import Codec, HarmonicsConfig
 from omnijax.models.codec.discriminators import DiscriminatorConfig, Discriminators
 from omnijax.models.codec.losses import MelLossConfig, PeriodicityConfig
 from omnijax.sharding import flatten
@@ -203,6 +203,34 @@ def test_code2wav_alone_trains_on_codes_that_stay(batch):
             codec_objective(CODEC, batch, dataclasses.replace(loss, **{head: 1.0}), encoded=False)
     with pytest.raises(UserError, match="CodecLossConfig.periodicity is 3.0"):
         codec_objective(CODEC, batch, dataclasses.replace(LOSS, envelope=1.0), decoded=False)
+
+
+def test_a_source_learns_its_pitch_and_sounds_at_the_true_one_meanwhile(batch):
+    """Tones of 900 and 2,500 Hz: whatever is said of the pitch, the source is in tune."""
+    harmonics = HarmonicsConfig(count=2, bands=3, lowest=800, highest=3000, top=6000)
+    code2wav = dataclasses.replace(CODEC.config.code2wav, harmonics=harmonics)
+    codec = Codec(dataclasses.replace(CODEC.config, code2wav=code2wav))
+    loss = dataclasses.replace(LOSS, pitch=0.0)
+    objective = codec_objective(codec, batch, loss, encoded=False)
+    params = objective.init(jax.random.key(0))
+    losses, grads = jax.jit(
+        jax.value_and_grad(
+            lambda p: (lambda out: (out.total, out.metrics))(objective.loss(p, batch, None)),
+            has_aux=True,
+        )
+    )(params)
+    assert losses[1]["contour"] > 0
+    trained, _ = split_params(grads, DECODER)
+    silent = [path for path, leaf in flatten(trained).items() if not np.any(leaf)]
+    assert not silent
+    said = jnp.full((), 9.0)  # far outside; the true pitch takes its place
+    pitch = params["codec"]["code2wav"]["source"]["pitch"] | {"bias": said[None]}
+    source = params["codec"]["code2wav"]["source"] | {"pitch": pitch}
+    other = params["codec"] | {"code2wav": params["codec"]["code2wav"] | {"source": source}}
+    again = objective.loss(params | {"codec": other}, batch, None).metrics
+    assert again["contour"] > losses[1]["contour"]
+    voiced_part = abs(float(again["mel"]) - float(losses[1]["mel"])) / float(again["mel"])
+    assert voiced_part < 0.05
 
 
 def test_a_codec_that_cannot_train_and_a_negative_weight_are_refused(batch):
