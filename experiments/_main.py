@@ -17,6 +17,8 @@ from absl import app, flags, logging
 
 from omnijax.errors import UserError
 
+SHORTCUT = 3  # the exit status of a score that says: a task does not need what it should
+
 
 def _one_line(error: BaseException) -> str:
     """The last line of a message: config_flags wraps errors of a config file into its trace."""

@@ -1,5 +1,6 @@
 """The held-out score table: every task beside its aim, its chance level and its noise ablations."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,10 +37,26 @@ LINES = (
 )
 
 
+class Noisy(NamedTuple):
+    """A line's figure with one of its modalities made noise, beside what chance makes of it."""
+
+    score: float
+    chance: float
+    count: int
+    lower_is_better: bool
+
+    @property
+    def shortcut(self) -> bool:
+        """Better than chance by more than chance itself is once in a hundred times."""
+        better = (self.chance - self.score) * (1 if self.lower_is_better else -1)
+        part = min(self.chance, 1.0)  # a mean of figures between 0 and 1 varies no more than this
+        return better > 2.33 * math.sqrt(max(part * (1 - part), 1 / self.count) / self.count)
+
+
 class Row(NamedTuple):
     """A measured line.
 
-    noise: modality -> (score with it made noise, chance without it).
+    noise: modality -> what is left with it made noise.
     parts: what examples are told apart by -> its value -> (score, count) of those alone.
     """
 
@@ -49,17 +66,25 @@ class Row(NamedTuple):
     aim: float | None
     met: bool | None
     chance: float
-    noise: dict[str, tuple[float, float]]
+    noise: dict[str, Noisy]
     count: int
     parts: dict[str, dict[str, tuple[float, int]]]
 
     def cells(self) -> tuple[str, ...]:
         """The row as text."""
         met = "" if self.met is None else "yes" if self.met else "no"
-        noise = ", ".join(f"{name} {v:.3f} ({c:.3f})" for name, (v, c) in self.noise.items())
+        noise = ", ".join(
+            f"{name} {noisy.score:.3f} ({noisy.chance:.3f}){' SHORTCUT' if noisy.shortcut else ''}"
+            for name, noisy in self.noise.items()
+        )
         aim = "" if self.aim is None else f"{self.aim:.2f}"
         numbers = (f"{self.score:.3f}", aim, met, f"{self.chance:.3f}", noise, str(self.count))
         return (self.title, self.figure, *numbers)
+
+    @property
+    def shortcuts(self) -> list[str]:
+        """The modalities without which the task is still solved."""
+        return [name for name, noisy in self.noise.items() if noisy.shortcut]
 
     def part_cells(self) -> list[tuple[str, str, str]]:
         """The parts as text: title, what tells them apart, each with its score and count."""
@@ -128,10 +153,9 @@ def evaluate(
             rng = np.random.default_rng(0)
             chats = [with_noise(example["chat"], modality, rng) for example in part]
             without = modality if len(line.needs) > 1 else None
-            noisy[modality] = (
-                score(line.task, part, answered(chats)).value,
-                omniworld.chance(line.task, part, without),
-            )
+            left = score(line.task, part, answered(chats))
+            chance = omniworld.chance(line.task, part, without)
+            noisy[modality] = Noisy(left.value, chance, len(part), left.lower_is_better)
         met = None
         if line.aim is not None:
             met = result.value <= line.aim if result.lower_is_better else result.value >= line.aim

@@ -4,23 +4,37 @@ import pytest
 
 from omnijax.data import omniworld
 from omnijax.eval import score_table
-from omnijax.eval.score_table import LINES, Row
+from omnijax.eval.score_table import LINES, Noisy, Row
 from omnijax.generate.text import TextGenerator
 from omnijax.media import nano_processor
 from omnijax.text import nano_tokenizer
 
 # The world below answers in the model's place.
+NOISY = Noisy(0.96, 0.97, 50, True)
 MODEL = (object.__new__(TextGenerator), nano_tokenizer(), nano_processor())
 
 
 def test_a_row_says_whether_its_aim_is_met():
-    row = Row("transcribe", "WER", 0.04, 0.05, True, 0.97, {"audio": (0.96, 0.97)}, 50, {})
+    row = Row("transcribe", "WER", 0.04, 0.05, True, 0.97, {"audio": NOISY}, 50, {})
     assert row.cells() == (
         "transcribe", "WER", "0.040", "0.05", "yes", "0.970", "audio 0.960 (0.970)", "50",
     )  # fmt: skip
     assert row._replace(met=False).cells()[4] == "no"
     bare = row._replace(aim=None, met=None, noise={}).cells()
     assert bare[3:5] == ("", "") and bare[6] == ""
+
+
+def test_a_task_solved_without_what_it_needs_is_a_shortcut_and_luck_is_none():
+    assert not NOISY.shortcut
+    assert not Noisy(0.281, 0.234, 64, False).shortcut  # 18 of 64 right beside 15
+    assert Noisy(0.40, 0.234, 64, False).shortcut and not Noisy(0.0, 0.234, 64, False).shortcut
+    assert Noisy(0.40, 0.97, 64, True).shortcut and not Noisy(1.2, 0.97, 64, True).shortcut
+    assert Noisy(0.05, 0.0, 64, False).shortcut and not Noisy(0.03, 0.0, 64, False).shortcut
+    row = Row("t", "exact", 1.0, None, None, 0.2, {"audio": NOISY}, 64, {})
+    assert row.shortcuts == [] and "SHORTCUT" not in row.cells()[6]
+    row = row._replace(noise={"audio": NOISY, "image": Noisy(0.9, 0.2, 64, False)})
+    assert row.shortcuts == ["image"]
+    assert row.cells()[6] == "audio 0.960 (0.970), image 0.900 (0.200) SHORTCUT"
 
 
 def test_parts_stand_in_one_line_each():
@@ -65,12 +79,12 @@ def test_true_answers_meet_every_aim_and_noise_is_scored_beside_its_chance(world
     assert [row.score for row in rows] == [0.0, 0.0, 1.0]
     assert [row.count for row in rows] == [3] * 3
     assert set(rows[2].noise) == {"image", "audio"}
-    assert rows[2].noise["image"][0] == rows[2].noise["audio"][0] == 0.0
+    assert rows[2].noise["image"].score == rows[2].noise["audio"].score == 0.0
     plans = [p for p in (omniworld.plan(i, "test") for i in range(150))
              if p["task"] == "picture_question_spoken"][:3]  # fmt: skip
     by_sight = omniworld.chance("picture_question_spoken", plans, without="audio")
-    assert rows[2].noise["image"][1] == rows[2].chance
-    assert rows[2].noise["audio"][1] == by_sight != rows[2].chance
+    assert rows[2].noise["image"].chance == rows[2].chance
+    assert rows[2].noise["audio"].chance == by_sight != rows[2].chance
     json.dumps([row._asdict() for row in rows])
 
 

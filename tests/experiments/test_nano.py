@@ -14,8 +14,8 @@ signal.signal(signal.SIGTERM, nano.stop)
 nano.HERE = Path(sys.argv[1])
 if len(sys.argv) > 2:
     os.kill(os.getpid(), signal.SIGTERM)
-nano.run("part.py", "--name=value")
-print("went on")
+status = nano.run("part.py", "--name=value", tolerated=3)
+print("went on after", status)
 """
 SAVES_WHEN_STOPPED = """
 import signal, sys, time
@@ -51,3 +51,8 @@ def test_a_stop_signal_between_two_parts_begins_no_other(tmp_path):
 def test_a_part_that_fails_ends_the_whole_with_its_status(tmp_path):
     process = start(tmp_path, "import sys; sys.exit(2)")
     assert process.communicate(timeout=300)[0] == "" and process.returncode == 2
+
+
+def test_after_a_status_that_is_tolerated_it_goes_on_and_knows_it(tmp_path):
+    process = start(tmp_path, "import sys; sys.exit(3)")
+    assert process.communicate(timeout=300)[0] == "went on after 3\n" and process.returncode == 0
