@@ -2,17 +2,20 @@
 
 codec_encoder  the encoder and the codebooks alone, a cheap step: a frame's features say its own
                spectrum, and codebook 0 learns to carry what nano's AuT makes of the same sound
-codec          Code2Wav as well: mel losses at several scales
+codec          Code2Wav as well: mel losses at several scales, and what a voice's source needs
 codec_decoder  Code2Wav alone, on all codebooks of every clip, in many voices: the codes stay as
                they are
 codec_judged   judges join, by periods and by spectrograms; not part of nano
 """
+
+import dataclasses
 
 import ml_collections
 
 from omnijax.errors import UserError
 from omnijax.media import nano_processor
 from omnijax.models import codec, presets
+from omnijax.models.codec.losses import MelLossConfig
 from omnijax.train.codec import CodecTraining
 from omnijax.train.objectives.codec import (
     DECODER,
@@ -92,12 +95,17 @@ STAGES = {
 }
 
 
-LOSSES = CodecLossConfig(envelope=5.0)
+# Windows of several periods: shorter ones hear where in its period a voice stands, which no code
+# says, and would rather have noise. In the longest the harmonics of a low voice lie apart.
+SOUND = CodecLossConfig(
+    periodicity=12.0, mel_scales=MelLossConfig(windows=(512, 1024, 2048), bins=(64, 80, 160))
+)
+BOTH = dataclasses.replace(SOUND, envelope=5.0)
 TRAINING = {
-    "codec_encoder": CodecTraining(decoded=False, losses=LOSSES),
-    "codec": CodecTraining(losses=LOSSES),
-    "codec_decoder": CodecTraining(encoded=False),
-    "codec_judged": CodecTraining(judged=True, losses=LOSSES),
+    "codec_encoder": CodecTraining(decoded=False, losses=CodecLossConfig(envelope=5.0)),
+    "codec": CodecTraining(losses=BOTH),
+    "codec_decoder": CodecTraining(encoded=False, losses=SOUND),
+    "codec_judged": CodecTraining(judged=True, losses=BOTH),
 }
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from omnijax.models.codec.config import Code2WavConfig
 from omnijax.models.codec.convolution import CausalConv, Memory, UpConv
-from omnijax.models.codec.source import HarmonicSource, SourceState
+from omnijax.models.codec.source import HarmonicSource, SourceState, Voice
 from omnijax.models.codec.transformer import KeysValues, Transformer
 from omnijax.nn.embed import Embed
 from omnijax.nn.linear import fan_in_init
@@ -140,11 +140,11 @@ class Code2Wav(nn.Module):
         features: Float[Array, "B R D"],
         state: Code2WavState | None = None,
         pitch: Float[Array, "B S"] | None = None,
-    ) -> tuple[Float[Array, "B A"], Float[Array, "B S"] | None, Code2WavState]:
-        """Samples before they are clipped, the pitch said of each step, the state.
+    ) -> tuple[Float[Array, "B A"], Voice | None, Code2WavState]:
+        """Samples before they are clipped, the source's part of them, the state.
 
-        For training: past -1..1 a clipped sample has no gradient to come back. `pitch` and what is
-        said of it: see `HarmonicSource`; None without one. S = R * the product of `upsample`.
+        For training: past -1..1 a clipped sample has no gradient to come back. `pitch`, for S = R *
+        the product of `upsample` steps: see `HarmonicSource`.
         """
         config = self.config
         frames = jnp.zeros(features.shape[:1], jnp.int32) if state is None else state.frames
@@ -158,10 +158,10 @@ class Code2Wav(nn.Module):
         with jax.named_scope("upsample"):
             for up, convnext in zip(self.upsample, self.convnext, strict=True):
                 x = memory(convnext, memory(up, x))
-        said = source = None
+        voice = source = None
         if config.harmonics is not None:
             with jax.named_scope("source"):
-                voice, said, source = self.source(x, None if state is None else state.source, pitch)
+                voice, source = self.source(x, None if state is None else state.source, pitch)
         with jax.named_scope("synthesis"):
             x = memory(self.conv_in, x)
             for snake, up, units in zip(self.snakes, self.rates, self.residuals, strict=True):
@@ -172,6 +172,6 @@ class Code2Wav(nn.Module):
                     x = memory(unit, x)
             x = memory(self.conv_out, self.snake_out(x))
         samples = x[..., 0].astype(jnp.float32)
-        samples = samples if source is None else samples + voice
+        samples = samples if voice is None else samples + voice.samples
         new = Code2WavState(frames + features.shape[1], keys_values, tuple(memory.new), source)
-        return samples, said, new
+        return samples, voice, new

@@ -16,7 +16,7 @@ import numpy as np
 from omnijax.models.codec.config import HarmonicsConfig
 from omnijax.typing import Array, Float, Int, UInt
 
-QUIET = -8.0  # log amplitude of each harmonic at the start of training
+LOUD = -5.0  # log amplitude of each harmonic at the start of training: near that of speech
 
 
 class SourceState(NamedTuple):
@@ -26,8 +26,16 @@ class SourceState(NamedTuple):
     sizes: Float[Array, "B H"]
 
 
+class Voice(NamedTuple):
+    """What a source gives: its own samples, and the pitch that each step says, in octaves over the
+    lowest."""
+
+    samples: Float[Array, "B A"]
+    pitch: Float[Array, "B S"]
+
+
 class HarmonicSource(nn.Module):
-    """Steps' features to `hop` samples each, and the pitch that they say, in octaves.
+    """Steps' features to `hop` samples each, at the pitch that they say.
 
     The pitch is rounded to 1 / `config.grid` octaves and the phase is an integer, so that a stream
     and the whole clip stay in phase however long they last: they part only where the two, a
@@ -44,7 +52,7 @@ class HarmonicSource(nn.Module):
         x: Float[Array, "B S D"],
         state: SourceState | None = None,
         pitch: Float[Array, "B S"] | None = None,
-    ) -> tuple[Float[Array, "B A"], Float[Array, "B S"], SourceState]:
+    ) -> tuple[Voice, SourceState]:
         """`pitch`, in octaves over `config.lowest`, takes the place of what the features say where
         it is finite: training's, while what they say is not yet true.
         """
@@ -57,8 +65,8 @@ class HarmonicSource(nn.Module):
         last = config.notes - 1
         note = jnp.clip(jnp.round(jax.lax.stop_gradient(heard) * config.grid), 0, last)
         note = note.astype(jnp.int32)
-        small, quiet = nn.initializers.normal(0.01), nn.initializers.constant(QUIET)
-        envelope = nn.Dense(config.bands, kernel_init=small, bias_init=quiet, name="envelope")(x)
+        small, loud = nn.initializers.normal(0.01), nn.initializers.constant(LOUD)
+        envelope = nn.Dense(config.bands, kernel_init=small, bias_init=loud, name="envelope")(x)
         sizes = self._sizes(envelope, note)
         before = jnp.zeros((batch, config.count)) if state is None else state.sizes
         phase = jnp.zeros((batch,), jnp.uint32) if state is None else state.phase
@@ -77,7 +85,7 @@ class HarmonicSource(nn.Module):
         begun = jnp.einsum("bsih,bsh->bsi", waves, earlier)
         grown = jnp.einsum("bsih,bsh->bsi", waves, sizes - earlier)
         samples = (begun + share * grown).reshape(batch, steps * hop)
-        return samples, said, SourceState(ends[:, -1], sizes[:, -1])
+        return Voice(samples, said), SourceState(ends[:, -1], sizes[:, -1])
 
     def _sizes(
         self, envelope: Float[Array, "B S E"], note: Int[Array, "B S"]

@@ -45,6 +45,7 @@ from omnijax.models.codec.losses import (
     pitch_loss,
     pitch_of,
 )
+from omnijax.models.codec.source import Voice
 from omnijax.nn.linear import fan_in_init
 from omnijax.train.stages import OptimizerConfig
 from omnijax.train.state import (
@@ -74,6 +75,7 @@ WEIGHTS = (
     "pitch",
     "periodicity",
     "contour",
+    "voice",
 )
 
 
@@ -89,7 +91,11 @@ class CodecLossConfig:
     envelope: float | int = 0.0  # of what the quantised features say of their frame's spectrum
     pitch: float | int = 0.0  # of what they say of their frame's periodicity
     periodicity: float | int = 0.0  # of the decoded samples'
-    contour: float | int = 5.0  # of the pitch that Code2Wav says, where it has harmonics
+    # Where Code2Wav has harmonics: of the pitch that it says, and of what they sound like beside
+    # the target where that has a pitch, silence elsewhere. Without the second they fall silent:
+    # beside convolutions that whisper already, any more sound costs more than a pitch brings.
+    contour: float | int = 5.0
+    voice: float | int = 10.0
     kind: str = "hinge"  # or least_squares
     judge_rate: float | int = 1.0  # the judges' learning rate as a multiple of the generator's
     mel_scales: MelLossConfig = MelLossConfig()
@@ -116,17 +122,17 @@ def reconstruct(
     key: Array | None,
     decoded: bool,
     pitch: Float[Array, "B S"] | None = None,
-) -> tuple[Float[Array, "B A"] | None, Float[Array, "B S"] | None, Quantised]:
-    """`codec` bound to its parameters: through the quantiser and, if asked, back, not clipped, and
-    what pitch was said on the way (see `Code2Wav.synthesise`).
+) -> tuple[Float[Array, "B A"] | None, Voice | None, Quantised]:
+    """`codec` bound to its parameters: through the quantiser and, if asked, back, by
+    `Code2Wav.synthesise`.
 
     key None: every clip through all codebooks.
     """
     quantised = quantise_for_training(codec.quantiser, codec.encoder(samples)[0], valid, key)
     if not decoded:
         return None, None, quantised
-    decoded_samples, said, _ = codec.code2wav.synthesise(quantised.features, pitch=pitch)
-    return decoded_samples, said, quantised
+    decoded_samples, voice, _ = codec.code2wav.synthesise(quantised.features, pitch=pitch)
+    return decoded_samples, voice, quantised
 
 
 def codec_objective(
@@ -221,7 +227,7 @@ def codec_objective(
             with jax.named_scope("pitch"):
                 pitch = pitch_of(batch.samples, size, steps) - math.log2(harmonics.lowest)
         with jax.named_scope("codec"):
-            samples, said, quantised = codec.apply(
+            samples, voice, quantised = codec.apply(
                 {"params": params["codec"]},
                 batch.samples,
                 valid,
@@ -237,7 +243,9 @@ def codec_objective(
             heard = periodicity(samples, size, config.periods)
             losses["periodicity"] = periodicity_loss(heard, batch.samples, config.periods)
         if pitch is not None:
-            losses["contour"] = pitch_loss(said, pitch)
+            losses["contour"] = pitch_loss(voice.pitch, pitch)
+            has = jnp.repeat(jnp.isfinite(pitch), length // pitch.shape[1], axis=1)
+            losses["voice"] = mel_loss(voice.samples, batch.samples * has, config.mel_scales)
         for name, head_loss, of in (
             ("envelope", envelope_loss, config.envelopes),
             ("pitch", periodicity_loss, config.periods),
