@@ -1,8 +1,9 @@
 """What every experiment starts with: flags, errors a user can mend as one line, signals.
 
 `launch(main)` parses the flags and calls `main()`. A UserError, a flag or config field that does
-not exist: one line on stderr, exit status 2. A run stopped by SIGTERM or Ctrl-C: status 143 / 130
-after its checkpoint, so that whoever started it knows that it is not done.
+not exist: one line on stderr, exit status 2. A score that finds a shortcut: 3. A run stopped by
+SIGTERM or Ctrl-C: status 143 / 130 after its checkpoint, so that whoever started it knows that it
+is not done.
 """
 
 import importlib.util

@@ -6,8 +6,8 @@
 Held out means unseen combinations of shape, colour, place, motion, sound and wording
 (omnijax/data/omniworld/splits.py). Beside each figure stand its chance level, the figure that is
 aimed at, and what is left when the modality that the task needs is replaced by noise, with the
-chance level without it in brackets. A figure that stays above chance, by more than chance itself is
-once in a hundred times, means a shortcut: it is marked, and the exit status is 3.
+chance level without it in brackets. A figure that stays above chance, by more than three standard
+errors, means a shortcut: it is marked, and the exit status is 3.
 """
 
 import json
@@ -71,7 +71,10 @@ def main() -> int:
     if OUT.value:
         table = [row._asdict() for row in rows]
         for row in table:
-            row["noise"] = {name: noisy._asdict() for name, noisy in row["noise"].items()}
+            row["noise"] = {
+                name: {**noisy._asdict(), "shortcut": noisy.shortcut}
+                for name, noisy in row["noise"].items()
+            }
         Path(OUT.value).write_text(json.dumps(table, indent=2) + "\n")
     shortcuts = [f"{row.title} without {name}" for row in rows for name in row.shortcuts]
     if shortcuts:

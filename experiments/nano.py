@@ -40,8 +40,10 @@ def stop(*_) -> None:
 
 
 def run(script: str, *arguments: str, tolerated: int = 0) -> int:
-    """Each part in a process of its own, so that it leaves no memory behind; its exit status, which
-    is 0 or `tolerated`: any other ends this process too."""
+    """Each part in a process of its own, so that it leaves no memory behind.
+
+    Returns its exit status, 0 or `tolerated`: any other ends this process too.
+    """
     if _stopped.is_set():
         sys.exit(128 + signal.SIGTERM)
     _running[:] = [subprocess.Popen([sys.executable, str(HERE / script), *arguments])]
@@ -100,6 +102,8 @@ def main() -> int:
     if VOICE.value:
         train_voice(runs, weights)
     print(f"This call took {(time.monotonic() - began) / 60:.0f} minutes.")
+    if shortcut:
+        print(f"A task is solved by a shortcut: see {runs / 'scores.json'}.", file=sys.stderr)
     return shortcut
 
 

@@ -95,8 +95,8 @@ STAGES = {
 }
 
 
-# Windows of several periods: shorter ones hear where in its period a voice stands, which no code
-# says, and would rather have noise. In the longest the harmonics of a low voice lie apart.
+# No window much shorter than two periods of a low voice: it hears where in its period a voice
+# stands, which no code says, and would rather have noise. In the longest its harmonics lie apart.
 SOUND = CodecLossConfig(
     periodicity=12.0, mel_scales=MelLossConfig(windows=(512, 1024, 2048), bins=(64, 80, 160))
 )

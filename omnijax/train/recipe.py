@@ -34,9 +34,10 @@ KINDS: dict[str, Kind] = {"lm": CHAT, "aed": CHAT, "codec": CODEC, "talker": TAL
 OF_NO_CONSEQUENCE = ("run", "mesh", "speech")
 HOW_COMPUTED = ("dtype", "remat", "scan_layers", "implementation")
 # What may differ from the weights that a stage starts from. Both forms of a Talker's stream have
-# the same parameters: from one, the other is learned; so has attention that sees less or more. A
-# Code2Wav may get harmonics later: they begin at random beside what it has learned.
-MAY_CHANGE = (*HOW_COMPUTED, "talker.form", "attention_window", "code2wav.harmonics")
+# the same parameters: from one, the other is learned; so has attention that sees less or more.
+MAY_CHANGE = (*HOW_COMPUTED, "talker.form", "attention_window")
+# What weights may lack: it begins at random beside what they have learned.
+MAY_COME = ("code2wav.harmonics",)
 # Where the config has the sizes of what lies under a parameter's first name.
 SECTION = {
     "audio": ("model", "aut"),
@@ -126,7 +127,7 @@ def starting_params(
         lines = [
             line
             for line in differing_fields(json.loads(json.dumps(theirs)), ours, ".".join(section))
-            if not line.split(":")[0].endswith(MAY_CHANGE)
+            if not _is_allowed(line)
         ]
         if lines:
             raise UserError(f"{where} has another model: {'; '.join(lines)}")
@@ -139,6 +140,13 @@ def starting_params(
             raise UserError(f"{where} has no parameters under {prefix!r}")
         start.update(chosen)
     return unflatten(start) if start else None
+
+
+def _is_allowed(difference: str) -> bool:
+    """Of a line of `differing_fields`."""
+    field, values = difference.split(":", 1)
+    comes = field.endswith(MAY_COME) and values.startswith(" None in the checkpoint")
+    return comes or field.endswith(MAY_CHANGE)
 
 
 def _section(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:

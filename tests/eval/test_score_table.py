@@ -27,9 +27,11 @@ def test_a_row_says_whether_its_aim_is_met():
 def test_a_task_solved_without_what_it_needs_is_a_shortcut_and_luck_is_none():
     assert not NOISY.shortcut
     assert not Noisy(0.281, 0.234, 64, False).shortcut  # 18 of 64 right beside 15
-    assert Noisy(0.40, 0.234, 64, False).shortcut and not Noisy(0.0, 0.234, 64, False).shortcut
+    assert Noisy(0.41, 0.234, 64, False).shortcut and not Noisy(0.0, 0.234, 64, False).shortcut
     assert Noisy(0.40, 0.97, 64, True).shortcut and not Noisy(1.2, 0.97, 64, True).shortcut
     assert Noisy(0.05, 0.0, 64, False).shortcut and not Noisy(0.03, 0.0, 64, False).shortcut
+    # Where chance errs by more than one a word, or by seconds, it is no share.
+    assert not Noisy(0.95, 1.1, 64, True).shortcut and Noisy(0.8, 1.1, 64, True).shortcut
     row = Row("t", "exact", 1.0, None, None, 0.2, {"audio": NOISY}, 64, {})
     assert row.shortcuts == [] and "SHORTCUT" not in row.cells()[6]
     row = row._replace(noise={"audio": NOISY, "image": Noisy(0.9, 0.2, 64, False)})

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.configs import nano, nano_talker
+from experiments.configs import nano, nano_codec, nano_talker
 from omnijax.data.codes import Utterance, write_codes
 from omnijax.data.omniworld import OmniWorld
 from omnijax.data.omniworld.tasks import TASKS
 from omnijax.errors import UserError
+from omnijax.models.codec import HarmonicsConfig
+from omnijax.models.codec import nano as codec_config
 from omnijax.train import recipe
 from omnijax.train.checkpoint import save_weights
 from omnijax.train.kinds import SHIPPED, weights_folder
 from omnijax.train.recipe import is_finished, resolve, starting_params
-from omnijax.train.stages import Stage, from_dict
+from omnijax.train.stages import Stage, from_dict, to_dict
 from omnijax.train.talker import TalkerTraining
 
 
@@ -76,6 +78,26 @@ def test_a_stage_may_start_from_weights_in_a_folder(tmp_path):
     config["model"]["decoder"]["width"] = 96
     with pytest.raises(UserError, match=r"mine has another model: .*width: 192 .*96 here"):
         start(tmp_path / "mine")
+
+
+def test_code2wav_may_get_harmonics_but_not_lose_or_change_them(tmp_path):
+    stage = dataclasses.replace(
+        nano_codec.STAGES["codec_decoder"], starts_from=("codec=weights:" + str(tmp_path),)
+    )
+    params = {"codec": {"code2wav": {"conv_out": {"bias": np.zeros(1, np.float32)}}}}
+
+    def start(saved, given):
+        codecs = [to_dict(codec_config()) for _ in range(2)]
+        for codec, harmonics in zip(codecs, (saved, given), strict=True):
+            codec["code2wav"]["harmonics"] = harmonics and to_dict(harmonics)
+        save_weights(tmp_path, params, {"codec": codecs[0]})
+        return starting_params(stage, {"codec": codecs[1]}, find=Path)
+
+    ours, other = HarmonicsConfig(), HarmonicsConfig(count=9)
+    assert start(None, ours).keys() == start(ours, ours).keys() == {"codec"}
+    for saved, given in ((ours, None), (other, ours)):
+        with pytest.raises(UserError, match="has another model: codec.code2wav.harmonics"):
+            start(saved, given)
 
 
 @pytest.mark.parametrize("stage", nano.STAGES.values(), ids=lambda stage: stage.name)

@@ -176,7 +176,7 @@ class HarmonicsConfig:
         """[notes, count] twice: each harmonic's place among the bands, and whether it is heard."""
         hertz = self.lowest * 2 ** (np.arange(self.notes) / self.grid)
         hertz = hertz[:, None] * np.arange(1, self.count + 1)
-        mels = np.log1p(hertz / 700) / np.log1p(self.top / 700)
+        mels = np.log1p(np.minimum(hertz, self.top) / 700) / np.log1p(self.top / 700)
         return (mels * (self.bands - 1)).astype(np.float32), hertz <= self.top
 
 

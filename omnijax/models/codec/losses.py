@@ -232,7 +232,9 @@ def pitch_of(
     """log2 Hz at the middle of each of a frame's `config.steps`; nan where no lag reaches `least`.
 
     The best lag of `periodicity`, between lags by a parabola. Of two nearly as good the shorter
-    counts, for a voice is as alike to itself two periods earlier: an octave costs 0.05.
+    counts, for a voice is as alike to itself two periods earlier: an octave costs 0.05. It must
+    be better than its neighbours: what is lower than `lowest` has no pitch here. What is higher
+    than `highest` has that of an octave or more below.
     """
     hop = frame // config.steps
     ahead = (config.window - hop) // 2  # a window ends with its step: its middle is earlier
@@ -247,7 +249,8 @@ def pitch_of(
     bend = jnp.minimum(left - 2 * middle + right, -1e-6)
     offset = jnp.clip(0.5 * (left - right) / bend, -1, 1)
     log_hertz = octaves[0] + (inside[..., 1] + offset) * (octaves[1] - octaves[0])
-    return jnp.where(jnp.max(alike, -1) >= least, log_hertz, jnp.nan)
+    is_one = (middle >= least) & (middle >= left) & (middle >= right)
+    return jnp.where(is_one, log_hertz, jnp.nan)
 
 
 def pitch_loss(said: Float[Array, "B S"], true: Float[Array, "B S"]) -> Float[Array, ""]:

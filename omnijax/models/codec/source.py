@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from omnijax.models.codec.config import HarmonicsConfig
-from omnijax.typing import Array, Float, Int, UInt
+from omnijax.typing import Array, Bool, Float, Int, UInt
 
+EXACT = jax.lax.Precision.HIGHEST  # samples are heard: an accelerator's default leaves 56 dB
 LOUD = -5.0  # log amplitude of each harmonic at the start of training: near that of speech
 
 
@@ -27,8 +28,7 @@ class SourceState(NamedTuple):
 
 
 class Voice(NamedTuple):
-    """What a source gives: its own samples, and the pitch that each step says, in octaves over the
-    lowest."""
+    """What a source gives: samples, and each step's pitch in octaves over the lowest."""
 
     samples: Float[Array, "B A"]
     pitch: Float[Array, "B S"]
@@ -38,9 +38,10 @@ class HarmonicSource(nn.Module):
     """Steps' features to `hop` samples each, at the pitch that they say.
 
     The pitch is rounded to 1 / `config.grid` octaves and the phase is an integer, so that a stream
-    and the whole clip stay in phase however long they last: they part only where the two, a
-    rounding error apart, fall on different sides of a half. Within a step the pitch stands still
-    and each harmonic's size goes straight from the last step's to its own.
+    is in phase with the whole clip however long they last, unless what is said in the two, a
+    rounding error apart, once falls on different sides of a half: from then on they are apart by
+    a hundredth of a period or so. Within a step the pitch stands still and each harmonic's size
+    goes straight from the last step's to its own. All in float32. S steps, H harmonics, E bands.
     """
 
     config: HarmonicsConfig
@@ -60,14 +61,14 @@ class HarmonicSource(nn.Module):
         batch, steps, _ = x.shape
         x = x.astype(jnp.float32)
         middle = nn.initializers.constant(config.octaves / 2)
-        said = nn.Dense(1, bias_init=middle, name="pitch")(x)[..., 0]
-        heard = said if pitch is None else jnp.where(jnp.isfinite(pitch), pitch, said)
+        said = nn.Dense(1, bias_init=middle, precision=EXACT, name="pitch")(x)[..., 0]
+        true = said if pitch is None else jnp.where(jnp.isfinite(pitch), pitch, said)
         last = config.notes - 1
-        note = jnp.clip(jnp.round(jax.lax.stop_gradient(heard) * config.grid), 0, last)
+        note = jnp.clip(jnp.round(jax.lax.stop_gradient(true) * config.grid), 0, last)
         note = note.astype(jnp.int32)
         small, loud = nn.initializers.normal(0.01), nn.initializers.constant(LOUD)
         envelope = nn.Dense(config.bands, kernel_init=small, bias_init=loud, name="envelope")(x)
-        sizes = self._sizes(envelope, note)
+        sizes, heard = self._sizes(envelope, note)
         before = jnp.zeros((batch, config.count)) if state is None else state.sizes
         phase = jnp.zeros((batch,), jnp.uint32) if state is None else state.phase
 
@@ -79,21 +80,23 @@ class HarmonicSource(nn.Module):
         number = jnp.arange(1, config.count + 1, dtype=jnp.uint32)
         angles = (phases[..., None] * number).astype(jnp.int32).astype(jnp.float32)
         waves = jnp.sin(angles * np.float32(np.pi / 2**31))  # [B, S, hop, H]
-        earlier = jnp.concatenate([before[:, None], sizes[:, :-1]], axis=1)
+        # A harmonic that this step's pitch puts over the top is silent at once.
+        earlier = jnp.concatenate([before[:, None], sizes[:, :-1]], axis=1) * heard
         share = jnp.arange(1, hop + 1, dtype=jnp.float32) / hop
         # The sum over harmonics of waves * (earlier + (sizes - earlier) * share), as two products.
-        begun = jnp.einsum("bsih,bsh->bsi", waves, earlier)
-        grown = jnp.einsum("bsih,bsh->bsi", waves, sizes - earlier)
+        begun = jnp.einsum("bsih,bsh->bsi", waves, earlier, precision=EXACT)
+        grown = jnp.einsum("bsih,bsh->bsi", waves, sizes - earlier, precision=EXACT)
         samples = (begun + share * grown).reshape(batch, steps * hop)
         return Voice(samples, said), SourceState(ends[:, -1], sizes[:, -1])
 
     def _sizes(
         self, envelope: Float[Array, "B S E"], note: Int[Array, "B S"]
-    ) -> Float[Array, "B S H"]:
-        """The envelope's amplitude at each harmonic, between two bands linearly in its log."""
+    ) -> tuple[Float[Array, "B S H"], Bool[Array, "B S H"]]:
+        """The envelope's amplitude at each harmonic, between two bands linearly in its log, and
+        which harmonics are heard at all."""
         at, heard = self.config.places()
         at, heard = jnp.asarray(at)[note], jnp.asarray(heard)[note]
         below = jnp.clip(jnp.floor(at).astype(jnp.int32), 0, self.config.bands - 2)
         low = jnp.take_along_axis(envelope, below, axis=-1)
         high = jnp.take_along_axis(envelope, below + 1, axis=-1)
-        return jnp.where(heard, jnp.exp(low + (high - low) * (at - below)), 0.0)
+        return jnp.where(heard, jnp.exp(low + (high - low) * (at - below)), 0.0), heard

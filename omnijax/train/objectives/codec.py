@@ -65,6 +65,7 @@ PITCH = r"^pitch/"  # beside these, where `CodecLossConfig.pitch` is
 DECODER = (r"^codec/code2wav/",)
 JUDGES = (r"^judges/",)
 
+LAGS = 29  # an octave, of the pitch that a source learns: less than half a semitone apart
 WEIGHTS = (
     "mel",
     "features",
@@ -153,6 +154,9 @@ def codec_objective(
     decoded: False trains the encoder and the codebooks alone, on the envelope and the teacher.
     encoded: False trains Code2Wav alone, on the codes as they are: all of them, of every clip.
 
+    A Code2Wav with harmonics sounds at the true pitch here, in evaluation as in training: how far
+    what it says itself would be off is "contour", in octaves.
+
     Parameters lie under "codec", "codebook_usage", and where they exist "judges", "audio",
     "distil", "envelope" and "pitch".
     """
@@ -180,11 +184,11 @@ def codec_objective(
         raise UserError("the codec has a teacher, but its batches hold nothing for it to hear")
     quantiser, size = codec.config.quantiser, codec.config.samples_per_frame
     harmonics = codec.config.code2wav.harmonics
-    if harmonics is not None:
-        steps = dataclasses.replace(
+    if harmonics is not None and decoded:
+        steps_of_pitch = dataclasses.replace(
             config.periods,
             steps=math.prod(codec.config.code2wav.upsample),
-            lags=80,
+            lags=math.ceil(harmonics.octaves * LAGS),
             lowest=harmonics.lowest,
             highest=harmonics.highest,
         )
@@ -222,10 +226,11 @@ def codec_objective(
     def loss(params: Params, batch: CodecBatch, key: Array | None) -> Losses:
         rows, length = batch.samples.shape
         valid = valid_frames(batch.lengths, length // size, size)
-        pitch = None
+        true_pitch = None
         if harmonics is not None and decoded:
             with jax.named_scope("pitch"):
-                pitch = pitch_of(batch.samples, size, steps) - math.log2(harmonics.lowest)
+                true_pitch = pitch_of(batch.samples, size, steps_of_pitch)
+                true_pitch -= math.log2(harmonics.lowest)
         with jax.named_scope("codec"):
             samples, voice, quantised = codec.apply(
                 {"params": params["codec"]},
@@ -233,7 +238,7 @@ def codec_objective(
                 valid,
                 key if encoded else None,
                 decoded,
-                pitch,
+                true_pitch,
                 method=reconstruct,
             )
         losses = {"commitment": quantised.commitment}
@@ -242,9 +247,9 @@ def codec_objective(
         if samples is not None and config.periodicity:
             heard = periodicity(samples, size, config.periods)
             losses["periodicity"] = periodicity_loss(heard, batch.samples, config.periods)
-        if pitch is not None:
-            losses["contour"] = pitch_loss(voice.pitch, pitch)
-            has = jnp.repeat(jnp.isfinite(pitch), length // pitch.shape[1], axis=1)
+        if true_pitch is not None:
+            losses["contour"] = pitch_loss(voice.pitch, true_pitch)
+            has = jnp.repeat(jnp.isfinite(true_pitch), length // true_pitch.shape[1], axis=1)
             losses["voice"] = mel_loss(voice.samples, batch.samples * has, config.mel_scales)
         for name, head_loss, of in (
             ("envelope", envelope_loss, config.envelopes),

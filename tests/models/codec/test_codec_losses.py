@@ -262,6 +262,13 @@ def test_a_pitch_is_found_within_half_a_semitone_and_none_in_noise_or_silence(he
         assert np.isnan(pitch_of(sound, FRAME, config)).all()
 
 
+@pytest.mark.parametrize("hertz", [30, 45, 55])
+def test_a_hum_below_the_range_is_no_pitch(hertz):
+    t = np.arange(6 * FRAME) / 24_000
+    hum = jnp.asarray(0.3 * np.sin(2 * np.pi * hertz * t), jnp.float32)[None]
+    assert np.isnan(pitch_of(hum, FRAME, PeriodicityConfig(lags=80))[0, 4:-4]).all()
+
+
 def test_a_pitch_is_that_of_the_middle_of_its_step():
     before, after = voice(110, 4), voice(160, 4)
     found = pitch_of(jnp.concatenate([before, after], 1), FRAME, PeriodicityConfig(lags=80))[0]

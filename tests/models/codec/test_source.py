@@ -38,6 +38,38 @@ def sizes_at(samples, hertz):
     return 2 / RATE * np.abs(np.fft.rfft(samples))[np.asarray(hertz)]
 
 
+def by_definition(tree, x, pitch):
+    """Sample after sample in float64: an oscillator for each row, a sine for each harmonic."""
+    envelope = np.float64(x) @ np.float64(tree["envelope"]["kernel"]) + tree["envelope"]["bias"]
+    out, phase, before = [], 0.0, np.zeros(CONFIG.count)
+    for step, octave in zip(envelope, pitch, strict=True):
+        hertz = CONFIG.lowest * 2 ** (round(float(octave) * CONFIG.grid) / CONFIG.grid)
+        harmonics = hertz * np.arange(1, CONFIG.count + 1)
+        heard = harmonics <= CONFIG.top
+        mels = np.log1p(harmonics / 700) / np.log1p(CONFIG.top / 700) * (CONFIG.bands - 1)
+        sizes = heard * np.exp(np.interp(mels, np.arange(CONFIG.bands), step))
+        for i in range(1, HOP + 1):
+            phase += hertz / RATE
+            now = before * heard + (sizes - before * heard) * i / HOP
+            out.append(np.sum(now * np.sin(2 * np.pi * phase * np.arange(1, CONFIG.count + 1))))
+        before = sizes
+    return np.array(out)
+
+
+def test_it_equals_an_oscillator_in_double_precision(params):
+    rng = np.random.default_rng(0)
+    kernel = jnp.asarray(0.3 * rng.standard_normal((WIDTH, CONFIG.bands)), jnp.float32)
+    tree = params["params"]
+    tree = tree | {"envelope": tree["envelope"] | {"kernel": kernel}}
+    x = jnp.asarray(rng.standard_normal((2, 12, WIDTH)), jnp.float32)
+    pitch = jnp.asarray(rng.uniform(0.2, 2.7, (2, 12)), jnp.float32)  # jumps at every step
+    ours = run({"params": tree}, x, None, pitch)[0]
+    for row in range(2):
+        expected = by_definition(tree, np.asarray(x[row]), np.asarray(pitch[row]))
+        assert expected.std() > 0.02
+        np.testing.assert_allclose(ours[row], expected, atol=1e-5)
+
+
 def test_harmonics_of_the_pitch_sound_and_nothing_else(params):
     # 260 Hz is two octaves over the lowest: on the grid, so that every harmonic is a whole hertz.
     second = jnp.zeros((1, 101, WIDTH))
@@ -53,6 +85,25 @@ def test_no_harmonic_lies_over_the_top(params):
     power = np.square(np.abs(np.fft.rfft(samples * np.hanning(RATE))))
     assert power[8100:].sum() < 1e-6 * power.sum()  # 30 * 390 Hz would be 11.7 kHz
     assert power[7000:8000].sum() > 1e-3 * power.sum()
+
+
+def test_a_harmonic_that_a_jump_puts_over_the_top_is_silent_at_once(params):
+    samples = run(params, jnp.zeros((1, 2, WIDTH)), None, octaves(150.0, 440.0))[0][0, HOP:]
+    power = np.square(np.abs(np.fft.rfft(samples * np.hanning(HOP), 2400)))
+    assert power[900:].sum() < 1e-3 * power.sum()  # 9 kHz and more
+
+
+def test_a_steep_envelope_near_the_top_has_a_finite_gradient(params):
+    tree = params["params"]
+    steep = jnp.full((CONFIG.bands,), -13.0).at[-1].set(-5.0)
+    shaped = tree | {"envelope": tree["envelope"] | {"bias": steep}}
+
+    def loud(tree):
+        return jnp.sum(jnp.square(run({"params": tree}, jnp.zeros((1, 2, WIDTH)), None,
+                                      octaves(449.0, 449.0))[0]))  # fmt: skip
+
+    grads = jax.grad(loud)(shaped)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
 def test_an_envelope_keeps_its_place_when_the_pitch_moves(params):

@@ -1,6 +1,7 @@
 """The whole codec at the least size: every layer, 48 samples a frame."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from omnijax.models.codec import (
@@ -50,8 +51,10 @@ def params(model, seed=0):
     def shake(path, leaf):
         if path[-2].key == "conv_out" and path[1].key == "code2wav":
             return 0.1 * leaf  # far from the clipping
-        if path[-2].key == "envelope":
-            return leaf + 5 * (path[-1].key == "bias")  # loud enough to be seen
+        if path[-2].key == "envelope" and path[-1].key == "bias":
+            return jnp.full_like(leaf, -3.0)  # loud enough to be seen, and not clipped
+        if path[-2].key == "pitch" and path[-1].key == "kernel":
+            return 0.3 * leaf  # within the range, so that it moves
         if path[-1].key in ("bias", "conv_bias", "alpha", "beta"):
             return leaf + 0.2 * rng.standard_normal(leaf.shape).astype(np.float32)
         return leaf
