@@ -71,11 +71,12 @@ def train_voice(runs: Path, weights: Path) -> None:
     teacher = f"--config.training.teacher=weights:{weights}"
     codec = stage("codec.py", "configs/nano_codec.py", nano_codec.LAST, teacher)
     run("codec.py", "export", str(codec), str(weights / "codec"))
-    sentences, replies = runs / "codes", runs / "replies"
+    sentences, replies, many = runs / "codes", runs / "replies", runs / "many"
     made = ("talker.py", "codes", f"--codec={weights / 'codec'}")
     run(*made, f"--out={sentences}")
     run(*made, f"--out={replies}", "--task=say_reply")
-    mixture = f"--config.stage.mixture=codes:{sentences}=0.8,codes:{replies}=0.2"
+    run(*made, f"--out={many}", "--task=say_by_many")
+    mixture = f"--config.stage.mixture=codes:{sentences}=0.4,codes:{replies}=0.2,codes:{many}=0.4"
     talker = stage("talker.py", "configs/nano_talker.py", nano_talker.LAST, mixture)
     run("talker.py", "export", str(talker), str(weights / "talker"))
     run("codec.py", "score", f"--weights={weights / 'codec'}", f"--recogniser={weights}")

@@ -1,7 +1,7 @@
 """The Talker: makes its data with a codec, trains it, packs a voice, speaks.
 
     python experiments/talker.py codes                        speech of OmniWorld as codec frames
-    python experiments/talker.py train --config=experiments/configs/nano_talker.py:talker_speakers
+    python experiments/talker.py train --config=experiments/configs/nano_talker.py:talker_voices
     python experiments/talker.py export RUN FOLDER            the Talker and its stored voices; with
         --config=..., speaking as that config's `speech` says and not as the run's
     python experiments/talker.py say "the red circle" out.wav --voice=anna --language=en
@@ -33,7 +33,7 @@ WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, or a folder that `export
 TASKS = {
     "say": ("runs/nano_codec/codes", 60_000),
     "say_reply": ("runs/nano_codec/replies", 16_000),
-    "say_by_many": ("runs/nano_codec/many", 24_000),
+    "say_by_many": ("runs/nano_codec/many", 16_000),
 }
 TASK = flags.DEFINE_enum("task", "say", [*TASKS], "codes: sentences, answers, many voices.")
 OUT = flags.DEFINE_string("out", None, "codes: the folder they go to, by default the task's own.")

@@ -69,7 +69,7 @@ STAGES = {
             starts_from=("codec=codec", "codebook_usage=codec"),
             trains=DECODER,
             mixture=MANY,
-            steps=1500,
+            steps=3000,
             batch=8,
             seed=3,
             optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.01),

@@ -116,6 +116,16 @@ def valid_frames(lengths: Int[Array, "B"], frames: int, size: int) -> Bool[Array
     return jnp.arange(frames) * size < lengths[:, None]
 
 
+def faded(steps: Bool[Array, "B S"], length: int) -> Float[Array, "B A"]:
+    """1 in steps that are True, 0 in others, with a step on the way, as a source comes and goes."""
+    now = steps.astype(jnp.float32)
+    before = jnp.pad(now, ((0, 0), (1, 0)))[:, :-1]
+    hop = length // steps.shape[1]
+    share = jnp.arange(1, hop + 1) / hop
+    mask = before[..., None] + (now - before)[..., None] * share
+    return mask.reshape(steps.shape[0], length)
+
+
 def reconstruct(
     codec: Codec,
     samples: Float[Array, "B A"],
@@ -249,8 +259,8 @@ def codec_objective(
             losses["periodicity"] = periodicity_loss(heard, batch.samples, config.periods)
         if true_pitch is not None:
             losses["contour"] = pitch_loss(voice.pitch, true_pitch)
-            has = jnp.repeat(jnp.isfinite(true_pitch), length // true_pitch.shape[1], axis=1)
-            losses["voice"] = mel_loss(voice.samples, batch.samples * has, config.mel_scales)
+            target = batch.samples * faded(jnp.isfinite(true_pitch), length)
+            losses["voice"] = mel_loss(voice.samples, target, config.mel_scales)
         for name, head_loss, of in (
             ("envelope", envelope_loss, config.envelopes),
             ("pitch", periodicity_loss, config.periods),

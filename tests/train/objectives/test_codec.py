@@ -23,6 +23,7 @@ from omnijax.train.objectives.codec import (
     PITCH,
     CodecLossConfig,
     codec_objective,
+    faded,
     reconstruct,
     valid_frames,
 )
@@ -222,6 +223,11 @@ def with_pitch(params, bias):
     pitch = code2wav["source"]["pitch"] | {"bias": jnp.full((1,), bias)}
     code2wav = code2wav | {"source": code2wav["source"] | {"pitch": pitch}}
     return params | {"codec": params["codec"] | {"code2wav": code2wav}}
+
+
+def test_a_voice_comes_and_goes_within_a_step():
+    mask = faded(jnp.array([[False, True, True, False]]), 8)
+    np.testing.assert_allclose(mask[0], [0, 0, 0.5, 1, 1, 1, 0.5, 0])
 
 
 def test_every_parameter_of_a_source_gets_a_gradient(batch, voiced):
