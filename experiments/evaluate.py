@@ -6,8 +6,8 @@
 Held out means unseen combinations of shape, colour, place, motion, sound and wording
 (omnijax/data/omniworld/splits.py). Beside each figure stand its chance level, the figure that is
 aimed at, and what is left when the modality that the task needs is replaced by noise, with the
-chance level without it in brackets. A figure that stays above chance, by more than three standard
-errors, means a shortcut: it is marked, and the exit status is 3.
+chance level without it in brackets. A figure better than chance by more than three standard errors
+means a shortcut: it is marked, and the exit status is 3.
 """
 
 import json

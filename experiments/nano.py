@@ -5,6 +5,7 @@
 Runs the stages of configs/nano.py from first to last on OmniWorld, made as it is read, writes the
 weights to runs/nano/weights and scores them on the held-out splits; then the voice, by
 configs/nano_codec.py and configs/nano_talker.py, into the same folder. --novoice leaves it out.
+Exit status 3: all is trained, but a task is solved by a shortcut (see evaluate.py).
 """
 
 import signal

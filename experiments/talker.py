@@ -1,6 +1,8 @@
 """The Talker: makes its data with a codec, trains it, packs a voice, speaks.
 
     python experiments/talker.py codes                        speech of OmniWorld as codec frames
+    python experiments/talker.py codes --task=say_reply       the answers of its other tasks
+    python experiments/talker.py codes --task=say_by_many     sentences in drawn voices
     python experiments/talker.py train --config=experiments/configs/nano_talker.py:talker_voices
     python experiments/talker.py export RUN FOLDER            the Talker and its stored voices; with
         --config=..., speaking as that config's `speech` says and not as the run's
@@ -8,10 +10,8 @@
     python experiments/talker.py score                        held-out sentences: WER and more
 
 `codes` encodes --count utterances of the training split, and a twentieth as many of the others,
-with the codec in --codec, into --out; what that codec has made before is kept. With
---task=say_reply they are answers of OmniWorld's other tasks, with
---task=say_by_many sentences in drawn voices. The same `train` command resumes a run
-that was stopped.
+with the codec in --codec, into --out; what that codec has made before is kept. Training reads all
+three. The same `train` command resumes a run that was stopped.
 """
 
 import json

@@ -1,8 +1,7 @@
 """nano's Talker: 2.4 M parameters with its MTP, from scratch on OmniWorld's speech as codec frames.
 
 talker           every voice and language, under drawn schedules
-talker_speakers  on the voices that the demo speaks with, mostly four text tokens and four frames
-                 in turn, as it speaks
+talker_speakers  mostly four text tokens and four frames in turn, as the demo speaks
 talker_voices    more of several sentences, also with text held back: in turns of four it would
                  run ever further ahead of the speech of a long answer
 
@@ -85,7 +84,7 @@ TRAINING = {
 # The temperature with the least WER on validation of 0 and 0.3; small codebooks repeat codes
 # often, so nothing is penalised for it.
 DRAWN = SamplingConfig(temperature=0.3, top_k=50)
-# The lead of 8, 12, 16 and 20 with the least WER there of answers of six sentences, by the weights
+# The lead of 8, 12, 16 and 20 with the least WER on validation of answers of six sentences, by the weights
 # of a trial on slower turns; with others 12 alone was tried.
 SPEECH = SpeechConfig(lead=12, sampling=DRAWN, residual_sampling=DRAWN)
 

@@ -1,9 +1,9 @@
 """A voice's source: harmonics of a pitch, each as loud as an envelope says.
 
-A convolution that makes samples from frames must find each period's place by itself, and nano's
-does not: it whispers. Here the pitch is said once a step and its phase is kept by an oscillator
-(neural source-filter models, arXiv 1810.11946), the harmonics take their size from a spectral
-envelope (DDSP, arXiv 2001.04643), and the convolutions are left with what has no pitch.
+A convolution that makes samples from frames must find each period's place by itself, and nano's few
+channels do not: alone they whisper. Here the pitch is said once a step and its phase is kept by an
+oscillator (neural source-filter models, arXiv 1810.11946), the harmonics take their size from a
+spectral envelope (DDSP, arXiv 2001.04643), and the convolutions are left with what has no pitch.
 """
 
 from typing import NamedTuple
