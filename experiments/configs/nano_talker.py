@@ -84,8 +84,8 @@ TRAINING = {
 # The temperature with the least WER on validation of 0 and 0.3; small codebooks repeat codes
 # often, so nothing is penalised for it.
 DRAWN = SamplingConfig(temperature=0.3, top_k=50)
-# The lead of 8, 12, 16 and 20 with the least WER on validation of answers of six sentences, by the weights
-# of a trial on slower turns; with others 12 alone was tried.
+# The lead of 8, 12, 16 and 20 with the least WER on validation of answers of six sentences, by the
+# weights of a trial on slower turns; with others 12 alone was tried.
 SPEECH = SpeechConfig(lead=12, sampling=DRAWN, residual_sampling=DRAWN)
 
 
