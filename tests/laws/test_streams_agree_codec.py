@@ -76,8 +76,6 @@ def test_code2wav_fed_in_any_pieces_equals_code2wav_fed_whole(cuts, seed):
     np.testing.assert_allclose(np.concatenate(out, 1), expected, atol=1e-5)
 
 
-# Not random anew each time: once in some thousand steps a pitch lies so near a half that the two
-# ways round it apart (see HarmonicSource).
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(cuts=fractions, seed=st.integers(0, 2**31))
 @example(cuts=[], seed=0)

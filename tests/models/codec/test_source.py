@@ -134,11 +134,14 @@ def test_a_change_of_pitch_or_of_loudness_leaves_no_seam(params):
 def test_a_minute_in_pieces_is_in_phase_with_the_minute_at_once(params):
     steps = 60 * RATE // HOP
     x = jax.random.normal(jax.random.key(1), (1, steps, WIDTH))
-    whole, said, _ = run(params, x)
-    assert float(said.std()) > 0.1  # the pitch moves
-    state, out = None, []
+    # On the grid: what is said lies near a half often enough that two ways of it may part.
+    said = np.round(run(params, x)[1] * CONFIG.grid) / CONFIG.grid
+    assert said.std() > 0.1  # the pitch moves
+    pitch = jnp.asarray(said)
+    whole, state, out = run(params, x, None, pitch)[0], None, []
     for first in range(0, steps, 100):
-        samples, _, state = run(params, x[:, first : first + 100], state)
+        part = slice(first, first + 100)
+        samples, _, state = run(params, x[:, part], state, pitch[:, part])
         out.append(samples)
     np.testing.assert_allclose(jnp.concatenate(out, 1), whole, atol=1e-5)
 

@@ -72,6 +72,7 @@ def codes(rows, frames, seed=0):
     return rng.integers(0, 11, (rows, frames, 4)).astype(np.int32)
 
 
-HARMONICS = HarmonicsConfig(count=3, bands=4, lowest=500, highest=2000, top=5000)
+# A coarse grid: hardly a pitch lies so near a half that whole and streamed round it apart.
+HARMONICS = HarmonicsConfig(count=3, bands=4, lowest=500, highest=2000, top=5000, grid=3)
 MODEL = Codec(config())
 VOICED = Codec(config(harmonics=HARMONICS))  # the same with a voice's source
