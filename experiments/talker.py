@@ -1,7 +1,8 @@
 """The Talker: makes its data with a codec, trains it, packs a voice, speaks.
 
     python experiments/talker.py codes                        speech of OmniWorld as codec frames
-    python experiments/talker.py codes --task=say_reply       the answers of its other tasks
+    python experiments/talker.py codes --task=say_reply       the answers of its other tasks; with
+        --thinker=nano, what that Thinker has read of each question beside it
     python experiments/talker.py codes --task=say_by_many     sentences in drawn voices
     python experiments/talker.py train --config=experiments/configs/nano_talker.py:talker_voices
     python experiments/talker.py export RUN FOLDER            the Talker and its stored voices; with
@@ -36,6 +37,9 @@ TASKS = {
     "say_by_many": ("runs/nano_codec/many", 16_000),
 }
 TASK = flags.DEFINE_enum("task", "say", [*TASKS], "codes: sentences, answers, many voices.")
+THINKER = flags.DEFINE_string(
+    "thinker", None, "codes --task=say_reply: whose stream is kept of the questions; none."
+)
 OUT = flags.DEFINE_string("out", None, "codes: the folder they go to, by default the task's own.")
 COUNT = flags.DEFINE_integer(
     "count", None, "codes: utterances to train on, by default as nano's recipe.", lower_bound=20
@@ -58,10 +62,16 @@ def codes() -> None:
     """Each utterance through the codec's encoder, several of a length at a time."""
     from rich.progress import track
 
-    from omnijax.data.codes import fingerprint, write_codes
+    from omnijax.data.codes import Thinkers, fingerprint, write_codes
     from omnijax.data.omniworld import live
     from omnijax.train.codec import load_codec
 
+    reader, thinker = None, None
+    if THINKER.value is not None:
+        if TASK.value != "say_reply":
+            raise UserError(f"--thinker reads the questions of say_reply, --task is {TASK.value}")
+        reader = Reader(THINKER.value, nano_talker.get_config().talker.accept_hidden_layer)
+        thinker = Thinkers(reader.mark, reader.layer)
     codec, params = load_codec(CODEC.value)
     mark = fingerprint(params["quantiser"]["codebooks"])
     folder, count_of_all = TASKS[TASK.value]
@@ -69,26 +79,64 @@ def codes() -> None:
     for split, share in shares.items():
         source = live(split, tasks=[TASK.value])
         count = min((COUNT.value or count_of_all) // share, len(source))
-        if made_before(folder, split, count, mark):
+        if made_before(folder, split, count, (mark, thinker)):
             print(f"{folder / split}.npz: {count} utterances of this codec are there")
             continue
-        bar = track(encoded(codec, params, source, count), total=count, description=split)
-        written = write_codes(folder, split, bar, mark)
+        bar = encoded(codec, params, source, count, reader)
+        bar = track(bar, total=count, description=split)
+        written = write_codes(folder, split, bar, mark, thinker)
         print(f"{folder / split}.npz: {written} utterances", flush=True)
 
 
-def made_before(folder: Path, split: str, count: int, mark: str) -> bool:
-    """Whether a split's file holds what would be made anew."""
+def made_before(folder: Path, split: str, count: int, by: tuple) -> bool:
+    """Whether a split's file holds what would be made anew; ``by``: of `made_by`."""
     from omnijax.data.codes import CodesSource
 
     try:
         there = CodesSource(folder, split)
     except UserError:
         return False
-    return there.codec == mark and len(there) == count
+    return (there.codec, there.thinker) == by and len(there) == count
 
 
-def encoded(codec, params, source, count: int, batch: int = 16):
+class Reader:
+    """What a Thinker reads of the questions that replies answer."""
+
+    def __init__(self, weights: str, layer: int):
+        from omnijax.data.codes import fingerprint
+        from omnijax.pretrained import load
+
+        self._thinker, self.layer = load(weights), layer
+        self._generator = self._thinker.generator()
+        self.mark = fingerprint(self._thinker.params["embed"]["table"])
+
+    def __call__(self, examples: list[dict]) -> list:
+        """The context of each."""
+        import numpy as np
+
+        from omnijax.data.omniworld.aloud import question_of
+        from omnijax.generate.prompts import collate_prompts
+        from omnijax.models.talker.context import context_of
+        from omnijax.text import render
+
+        thinker, generator = self._thinker, self._generator
+        media = thinker.model.config.media_ids
+        rows = [
+            render(
+                question_of(example), thinker.tokenizer, thinker.processor,
+                add_generation_prompt=True,
+            )
+            for example in examples
+        ]  # fmt: skip
+        inputs = collate_prompts(rows, thinker.processor)
+        _, stream = generator.read(generator.start(len(rows)), inputs, self.layer)
+        return [
+            context_of(thinker.tokenizer, media, row.tokens, row.positions, own[: len(row.tokens)])
+            for row, own in zip(rows, np.asarray(stream, np.float32), strict=True)
+        ]
+
+
+def encoded(codec, params, source, count: int, reader: Reader | None = None, batch: int = 16):
     """Utterances of a source with their frames; clips of a batch are filled with silence."""
     import jax
     import numpy as np
@@ -110,7 +158,8 @@ def encoded(codec, params, source, count: int, batch: int = 16):
         for row, clip in zip(samples, clips, strict=False):
             row[: len(clip)] = clip
         rows = np.asarray(encode(samples))
-        for example, row, length in zip(examples, rows, frames, strict=False):
+        contexts = reader(examples) if reader else [None] * batch
+        for example, row, length, context in zip(examples, rows, frames, contexts, strict=False):
             meta = example["meta"]
             yield Utterance(
                 meta["answer"],
@@ -118,6 +167,7 @@ def encoded(codec, params, source, count: int, batch: int = 16):
                 meta["voice"],
                 meta["voice_description"],
                 row[:length],
+                context,
             )
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omnijax.data.codes import UNREADABLE, CodesSource, Utterance, fingerprint
+from omnijax.data.codes import UNREADABLE, CodesSource, Thinkers, Utterance, fingerprint
 from omnijax.errors import UserError
 from omnijax.files import whole
 from omnijax.generate.sampling import SamplingConfig
@@ -148,9 +148,11 @@ def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> S
             voices = [StoredVoice(name, words, file[name].astype(np.int32)) for name, words in rows]
     except UNREADABLE as error:
         raise UserError(f"no readable voices in {directory / 'talker'}: {error}") from None
+    thinker = Thinkers(*config["thinker"]) if config.get("thinker") else None
     return Speaker(
-        Talker(talker), params, codec, codec_params, tokenizer, voices, speech, pace=config["pace"]
-    )
+        Talker(talker), params, codec, codec_params, tokenizer, voices, speech,
+        pace=config["pace"], thinker=thinker,
+    )  # fmt: skip
 
 
 def export_talker(run: Path, directory: Path, speech: SpeechConfig | None = None) -> Path:
@@ -172,6 +174,7 @@ def export_talker(run: Path, directory: Path, speech: SpeechConfig | None = None
     kept = {name: config[name] for name in EXPORTED}
     tokenizer = open_tokenizer(config["tokenizer"])
     kept["speech"] = to_dict(speech) if speech else config.get("speech", {})
+    kept["thinker"] = config.get("thinker")
     said = (source[place] for place in range(len(source)))
     kept |= {"tokenizer": TOKENIZER, "pace": paces(said, tokenizer)}
     file = save_weights(directory, params, json.loads(json.dumps(kept)))

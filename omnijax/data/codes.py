@@ -2,7 +2,8 @@
 
 A folder has one file a split, SPLIT.npz, that `write_codes` writes and `CodesSource` reads (in a
 mixture as ``codes:FOLDER``). `fingerprint` says which codec made the codes: those of another mean
-nothing to a Talker, or to its Code2Wav.
+nothing to a Talker, or to its Code2Wav. An answer may have what the Thinker has read of its
+question; then the file also says which Thinker, and after which layer.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import numpy as np
 
 from omnijax.errors import UserError
 from omnijax.files import whole
+from omnijax.models.talker.context import Context
 from omnijax.typing import Int
 
 # What numpy raises for a file that is no npz, is cut off, empty, or lacks a part.
@@ -33,6 +35,7 @@ class Utterance(NamedTuple):
     voice: str
     description: str  # of the voice, in words
     codes: Int[np.ndarray, "R Q"]
+    context: Context | None = None  # of what it answers
 
 
 def fingerprint(table: Any) -> str:
@@ -46,37 +49,105 @@ def fingerprint(table: Any) -> str:
     return hashlib.sha256(kept.tobytes()).hexdigest()[:16]
 
 
+class Thinkers(NamedTuple):
+    """Whose stream contexts hold: a Thinker by the `fingerprint` of its embedding, and the layer
+    after which its stream was read."""
+
+    mark: str
+    layer: int
+
+
 def write_codes(
-    folder: str | os.PathLike, split: str, utterances: Iterable[Utterance], codec: str
+    folder: str | os.PathLike,
+    split: str,
+    utterances: Iterable[Utterance],
+    codec: str,
+    thinker: Thinkers | None = None,
 ) -> int:
     """Writes a split's file, whole or not at all; returns how many utterances it has.
 
     codec: the `fingerprint` of the codec that made the codes.
+    thinker: whose stream the contexts hold, where there are any. It is kept in half precision.
     """
-    rows, codes, lengths = [], [], []
+    rows, codes, lengths, contexts = [], [], [], []
     for utterance in utterances:
         if not len(utterance.codes):
             raise UserError(f"utterance {len(rows)} ({utterance.text!r}) has no frames")
-        rows.append(utterance._replace(codes=None)[:4])
+        if utterance.context is not None and thinker is None:
+            raise UserError(f"utterance {len(rows)} has a context, but of no Thinker")
+        rows.append(utterance[:4])
         codes.append(np.asarray(utterance.codes, np.int16))
         lengths.append(len(utterance.codes))
+        contexts.append(utterance.context)
     if not rows:
         raise UserError(f"there are no utterances to write to {folder}")
+    meta = {"codec": codec, "rows": rows, "thinker": thinker}
     path = Path(folder) / f"{split}.npz"
     with whole(path) as partial:
         np.savez_compressed(
             partial,
             codes=np.concatenate(codes),
             lengths=np.array(lengths, np.int32),
-            meta=np.frombuffer(json.dumps({"codec": codec, "rows": rows}).encode(), np.uint8),
+            meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
+            **(_as_arrays(contexts) if thinker else {}),
         )
     return len(rows)
 
 
+def _as_arrays(contexts: list[Context | None]) -> dict[str, np.ndarray]:
+    there = [context for context in contexts if context is not None]
+    if not there:
+        raise UserError("no utterance has a context of the Thinker that is named")
+    hidden = np.concatenate([c.hidden for c in there])
+    if np.abs(hidden).max(initial=0) > np.finfo(np.float16).max:
+        raise UserError(
+            f"the Thinker's stream reaches {np.abs(hidden).max():g}, half precision ends at "
+            f"{np.finfo(np.float16).max:g}"
+        )
+    return {
+        "context_lengths": np.array(
+            [0 if c is None else len(c.tokens) for c in contexts], np.int32
+        ),
+        "context_tokens": np.concatenate([c.tokens for c in there]).astype(np.int32),
+        "context_media": np.concatenate([c.media for c in there]).astype(bool),
+        "context_positions": np.concatenate([c.positions for c in there]).astype(np.int32),
+        "context_hidden": hidden.astype(np.float16),
+    }
+
+
+class _Contexts:
+    """Those of a file, each by the place of its utterance."""
+
+    def __init__(self, file: Mapping[str, np.ndarray]):
+        self._parts = [file[f"context_{name}"] for name in ("tokens", "media", "positions")]
+        self._hidden = file["context_hidden"]
+        self._ends = np.cumsum(file["context_lengths"])
+        self._starts = self._ends - file["context_lengths"]
+        self._before = np.concatenate([[0], np.cumsum(self._parts[1])])  # media up to a position
+
+    def __getitem__(self, place: int) -> Context | None:
+        start, end = self._starts[place], self._ends[place]
+        if start == end:
+            return None
+        tokens, media, positions = (part[start:end] for part in self._parts)
+        hidden = self._hidden[self._before[start] : self._before[end]].astype(np.float32)
+        return Context(tokens, media, hidden, positions)
+
+
 def codec_of(folder: str | os.PathLike, split: str = "train") -> str:
     """The mark of the codec that made a split's codes, which `fingerprint` gives."""
+    return made_by(folder, split)[0]
+
+
+def made_by(folder: str | os.PathLike, split: str = "train") -> tuple[str, Thinkers | None]:
+    """The mark of the codec that made a split's codes, and whose stream its contexts hold."""
     with _opened(folder, split) as file:
-        return json.loads(file["meta"].tobytes())["codec"]
+        return _made_by(json.loads(file["meta"].tobytes()))
+
+
+def _made_by(meta: Mapping[str, Any]) -> tuple[str, Thinkers | None]:
+    thinker = meta.get("thinker")
+    return meta["codec"], Thinkers(*thinker) if thinker else None
 
 
 @contextlib.contextmanager
@@ -100,8 +171,9 @@ class CodesSource:
         with _opened(folder, split) as file:
             self._codes, lengths = file["codes"], file["lengths"]
             meta = json.loads(file["meta"].tobytes())
-            self.codec: str = meta["codec"]
+            self.codec, self.thinker = _made_by(meta)
             self._rows = meta["rows"]
+            self._contexts = _Contexts(file) if self.thinker else None
         self._ends = np.cumsum(lengths)
         self._starts = self._ends - lengths
         self.by_voice: dict[tuple[str, str], list[int]] = {}  # (voice, language) -> places
@@ -115,7 +187,8 @@ class CodesSource:
 
     def __getitem__(self, place: int) -> Utterance:
         codes = self._codes[self._starts[place] : self._ends[place]].astype(np.int32)
-        return Utterance(*self._rows[place], codes)
+        context = self._contexts[place] if self._contexts else None
+        return Utterance(*self._rows[place], codes, context)
 
     def of_voice(self, voice: str) -> list[int]:
         """Places of what a voice says, in every language."""

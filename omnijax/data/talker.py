@@ -2,7 +2,8 @@
 
 An item is one utterance, or several of one voice and language said one after the other. It is read
 under a drawn schedule, behind a prompt that shows the voice: by a description, by frames of another
-utterance (in any language: so voices are cloned across languages), by both.
+utterance (in any language: so voices are cloned across languages), by both. An answer whose
+question was stored with it may be read behind that too, and is then said alone.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import grain
 import numpy as np
 
 from omnijax.data.batch import Fill, RowBudget
-from omnijax.data.codes import CodesSource, Utterance, check_codec
+from omnijax.data.codes import CodesSource, Thinkers, Utterance, check_codec
 from omnijax.data.mixture import mix, open_mixture, order_fingerprint
 from omnijax.data.pipeline import Pipeline
 from omnijax.errors import UserError
@@ -50,9 +51,10 @@ class TalkerDraws:
     joined: tuple[float, ...] = (0.6, 0.25, 0.15)  # one utterance, two, three
     named_language: float = 0.8  # the language's mark stands before the answer
     asks: bool = False  # requests for text are learned (the policy "learned")
+    contexts: float = 0.0  # of items that have one: the Thinker's stream is in the prompt
 
     def __post_init__(self):
-        for field in ("described", "shown", "named_language"):
+        for field in ("described", "shown", "named_language", "contexts"):
             if not 0 <= getattr(self, field) <= 1:
                 raise UserError(f"{field} is {getattr(self, field)}, it is a share from 0 to 1")
         if len(self.reference_frames) != 2 or not (
@@ -93,6 +95,7 @@ class TalkerDataConfig(TalkerDraws):
     split: str = "train"
     batch_size: int = 2  # rows
     max_tokens: int = 768  # a row
+    max_hidden: int = 0  # media positions of a row's contexts
     seed: int = 0
     shuffle: bool = True
     threads: int = 2
@@ -104,6 +107,11 @@ class TalkerDataConfig(TalkerDraws):
         for field in ("batch_size", "max_tokens", "packing_rows", "prefetch_batches"):
             if getattr(self, field) < 1:
                 raise UserError(f"{field} is {getattr(self, field)}, it must be at least 1")
+        if bool(self.contexts) != (self.max_hidden > 0):
+            raise UserError(
+                f"contexts is {self.contexts} and max_hidden {self.max_hidden}: rows with contexts "
+                "need room for their media, others none"
+            )
 
 
 @dataclasses.dataclass(eq=False)
@@ -148,6 +156,11 @@ class RowMaker:
     def make(self, source: CodesSource, place: int, rng: np.random.Generator) -> TalkerRow:
         config = self._config
         said = self._said(source, place, rng)
+        context = source[place].context if config.contexts else None
+        if context is not None and rng.random() < config.contexts:
+            said = [place]
+        else:
+            context = None
         item = _joined([source[part] for part in said])
         text = self._tokenizer.encode(item.text, literal=True)
         named = rng.random() < config.named_language
@@ -155,7 +168,9 @@ class RowMaker:
         start = (self._talker, self._marks)
         if self._talker.form == "dual_track":
             voice = self._voice(source, said, rng)
-            row = shown_dual_track_row(*start, text, item.codes, voice=voice, language=language)
+            row = shown_dual_track_row(
+                *start, text, item.codes, voice=voice, context=context, language=language
+            )
         else:
             text = spoken_text(self._talker, text)
             row = answer_row(
@@ -164,14 +179,19 @@ class RowMaker:
                 item.codes,
                 self.schedule(len(text), len(item.codes), rng),
                 voice=self._voice(source, said, rng),
+                context=context,
                 language=language,
                 asks=config.asks,
             )
-        if len(row.tokens) > config.max_tokens:
-            raise UserError(
-                f"{item.text!r} does not fit: it has {len(row.tokens)} positions, the row's limit "
-                f"(max_tokens) is {config.max_tokens}"
-            )
+        for field, unit, count in (
+            ("max_tokens", "positions", len(row.tokens)),
+            ("max_hidden", "media positions", len(row.hidden)),
+        ):
+            if count > getattr(config, field):
+                raise UserError(
+                    f"{item.text!r} does not fit: it has {count} {unit}, the row's limit "
+                    f"({field}) is {getattr(config, field)}"
+                )
         return row
 
     def schedule(self, text: int, frames: int, rng: np.random.Generator) -> aria.Schedule:
@@ -240,14 +260,18 @@ def make_talker_pipeline(
         if not isinstance(source, CodesSource):
             raise UserError(f"the Talker trains on codes:FOLDER, the mixture names {name!r}")
         check_codec(source, dataclasses.asdict(talker), name)
+    if config.contexts:
+        thinker_of({name: source.thinker for name, source in opened.items()}, talker)
     parts = {name: _Handles(source) for name, source in opened.items()}
     mixed = mix(config.mixture, parts, seed=config.seed, shuffle=config.shuffle)
     maker = RowMaker(config, talker, tokenizer)
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=32)
     stream = mixed.random_map(maker, seed=config.seed).to_iter_dataset(options)
+    limits = {"tokens": config.max_tokens, "hidden": config.max_hidden}
+    limits = {name: limit for name, limit in limits.items() if limit}
     rows = grain.experimental.FirstFitPackIterDataset(
-        stream.map(lambda item: {"tokens": np.zeros(len(item.row.tokens), np.int8), "item": item}),
-        length_struct={"tokens": config.max_tokens},
+        stream.map(lambda item: _sizes(item.row, limits) | {"item": item}),
+        length_struct=limits,
         num_packing_bins=config.packing_rows,
         seed=config.seed,
         shuffle_bins=config.shuffle,
@@ -256,7 +280,9 @@ def make_talker_pipeline(
 
     def collate(packed: Sequence["_Packed"]):
         documents = [row.documents for row in packed]
-        batch = collate_talker(talker, documents, max_tokens=config.max_tokens)
+        batch = collate_talker(
+            talker, documents, max_tokens=config.max_tokens, max_hidden=config.max_hidden
+        )
         filled = sum(len(document.tokens) for row in documents for document in row)
         targets = int(np.count_nonzero(batch.kinds))
         return batch, Fill(sum(map(len, documents)), len(documents), filled, targets)
@@ -271,6 +297,35 @@ def make_talker_pipeline(
         but=("threads", "prefetch_batches"),
     )
     return Pipeline(dataset, fingerprint, maker, RowBudget(max_tokens=config.max_tokens))
+
+
+def _sizes(row: TalkerRow, limits: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """What grain packs by: as many zeros as the row has of each."""
+    return {name: np.zeros(len(getattr(row, name)), np.int8) for name in limits}
+
+
+def thinker_of(sources: Mapping[str, Thinkers | None], talker: TalkerConfig) -> Thinkers:
+    """Whose stream the contexts of a mixture hold.
+
+    Raises:
+      UserError: no source has any; they are of several; of another layer or width than the Talker
+        accepts.
+    """
+    found = {name: thinker for name, thinker in sources.items() if thinker}
+    if not found:
+        raise UserError(
+            f"contexts are to be read, but none of {', '.join(sources)} has any: "
+            "experiments/talker.py codes --task=say_reply --thinker=nano makes them"
+        )
+    if len({*found.values()}) > 1:
+        raise UserError(f"the contexts are of several Thinkers or layers: {found}")
+    thinker = next(iter(found.values()))
+    if thinker.layer != talker.accept_hidden_layer:
+        raise UserError(
+            f"the contexts have the Thinker's stream after {thinker.layer} layers, "
+            f"accept_hidden_layer is {talker.accept_hidden_layer}"
+        )
+    return thinker
 
 
 @dataclasses.dataclass(eq=False)

@@ -12,7 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from omnijax.data.codes import fingerprint
 from omnijax.errors import UserError
 from omnijax.generate.events import (
     AnswerReader,
@@ -27,12 +29,14 @@ from omnijax.generate.prompts import collate_prompts
 from omnijax.generate.speaker import Speaker, Speech
 from omnijax.generate.text import TextGenerator
 from omnijax.media import ProcessorConfig, check_audio, check_image, check_video
+from omnijax.models.talker.context import Context, context_of
 from omnijax.models.talker.prompt import Voice
 from omnijax.models.thinker import text_inputs
-from omnijax.text.chat import ChatState, ChatStyle, render_turn
+from omnijax.text.chat import ChatState, ChatStyle, Rendered, render_turn
 from omnijax.text.content import pieces_of, read_audio, read_image, read_video
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.text.tools import ToolCall as Call
+from omnijax.typing import Float
 
 __all__ = ["AudioChunk", "Event", "Session", "TextDelta", "ToolCall", "TurnEnd"]
 
@@ -49,6 +53,7 @@ class Session:
       system: a system message.
       style: how the template is written; past turns are never rewritten.
       speaker: answers are spoken as well, as they are written; tool calls and thoughts never are.
+        Where its config says ``context``, it reads the user's turn first, as the Thinker did.
       voice: who speaks; None: the speaker's first stored voice. language: its name, where known.
 
     ``speech`` is the last answer's: its codes, and what of the text they say.
@@ -80,6 +85,14 @@ class Session:
         self._voice = speaker.voice() if speaker is not None and voice is None else voice
         self.speech: Speech | None = None
         self._before: Any = None  # the rows before the answer, to go back to if it is interrupted
+        self._listens = speaker is not None and speaker.generator.config.context
+        if self._listens:
+            mark = fingerprint(generator.params["embed"]["table"])
+            if mark != speaker.thinker.mark:
+                raise UserError(
+                    f"the voice has learned to read the stream of Thinker {speaker.thinker.mark}, "
+                    f"this one is {mark}"
+                )
 
     def push(
         self, *items: dict, text=None, image=None, audio=None, video=None, tool_result=None
@@ -141,14 +154,31 @@ class Session:
                 f"{max_new_tokens}, the conversation has room for {room}"
             )
         inputs = collate_prompts([rendered], self._processor)
+        spoken, heard = {"language": self._language}, None
         if self._speaker is not None:  # before anything is read: it may be refused
-            self.speech = self._speaker.start(self._voice, language=self._language, seed=self._seed)
-        self._rows = self._generator.prefill(self._rows, inputs)
+            self._speaker.prompt(self._voice, **spoken, context=self._heard(rendered, None))
+        if self._listens:
+            layer = self._speaker.talker.config.accept_hidden_layer
+            self._rows, stream = self._generator.read(self._rows, inputs, layer)
+            stream = np.asarray(stream[0], np.float32)[: len(rendered.tokens)]
+            heard = self._heard(rendered, stream)
+        else:
+            self._rows = self._generator.prefill(self._rows, inputs)
         if self._speaker is not None:
+            self.speech = self._speaker.start(self._voice, **spoken, context=heard, seed=self._seed)
             self._before = jax.tree.map(jnp.copy, self._rows)  # decoding takes the rows' buffers
         self.messages += [*self.unread, {"role": "assistant", "content": ""}]
         self.unread, self._chat, self._reply = [], chat, []
         return self._stream(self._reply, max_new_tokens)
+
+    def _heard(self, rendered: Rendered, stream: Float[np.ndarray, "T H"] | None) -> Context | None:
+        """What the Talker reads of the user's turn; without the stream, as long as it will be."""
+        if not self._listens:
+            return None
+        if stream is None:
+            stream = np.zeros((len(rendered.tokens), self._speaker.talker.config.thinker_width))
+        media = self._generator.model.config.media_ids
+        return context_of(self._tokenizer, media, rendered.tokens, rendered.positions, stream)
 
     def drop(self) -> None:
         """Take back what was pushed since the last answer."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from omnijax.data.codes import Thinkers
 from omnijax.errors import UserError
 from omnijax.generate.speech import ENDLESS, PACE, SpeechConfig, SpeechGenerator, SpeechStream
 from omnijax.media.audio import Audio, check_audio, resample
@@ -28,8 +29,9 @@ from omnijax.models.codec import (
     stream_decode,
 )
 from omnijax.models.talker import Talker
+from omnijax.models.talker.context import Context
 from omnijax.models.talker.dual_track import shown_dual_track_row
-from omnijax.models.talker.prompt import Voice, chat_marks, prompt_row
+from omnijax.models.talker.prompt import TalkerRow, Voice, chat_marks, prompt_row
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.typing import Float, Int, PyTree
 
@@ -65,9 +67,11 @@ class Speaker:
         *,
         max_len: int = 1024,
         pace: Mapping[str, float] | None = None,
+        thinker: Thinkers | None = None,
     ):
         """`pace`: frames that a text token takes on average in each language, by which
-        `Speech.said` is told and text is held back; "" where no language is named."""
+        `Speech.said` is told and text is held back; "" where no language is named.
+        `thinker`: whose stream the Talker has learned to read of a user's turn."""
         for name, value in (pace or {}).items():
             if not 0 < value < float("inf"):
                 raise UserError(f"the pace of {name!r} is {value}, it must be a positive number")
@@ -79,6 +83,9 @@ class Speaker:
         self.talker, self.codec, self._codec_params = talker, codec, {"params": codec_params}
         self.tokenizer, self.pace = tokenizer, {"": PACE} | dict(pace or {})
         self.voices: Mapping[str, StoredVoice] = {voice.name: voice for voice in voices}
+        self.thinker = thinker
+        if self.generator.config.context and thinker is None:
+            raise UserError("the Talker is to read contexts, but has learned to read no Thinker's")
         self._marks = chat_marks(tokenizer)
 
     def voice(self, name: str | None = None, *, describe: str | None = None) -> Voice:
@@ -129,19 +136,40 @@ class Speaker:
         """Samples of frames, whole."""
         return decode_clip(self.codec, self._codec_params, codes)
 
+    def prompt(
+        self, voice: Voice, *, language: str | None = None, context: Context | None = None
+    ) -> TalkerRow:
+        """What is read before an answer.
+
+        Raises:
+          UserError: it is too long; a language that the Talker has not learned; a Talker of two
+            tracks.
+        """
+        if self.talker.config.form != "aria":
+            raise UserError("a Talker of two tracks speaks whole texts: use say")
+        row = prompt_row(
+            self.talker.config, self._marks, voice=voice, context=context, language=language
+        )
+        self.generator.check([row])
+        return row
+
     def start(
-        self, voice: Voice, *, language: str | None = None, seed: int = 0, max_frames: int = ENDLESS
+        self,
+        voice: Voice,
+        *,
+        language: str | None = None,
+        context: Context | None = None,
+        seed: int = 0,
+        max_frames: int = ENDLESS,
     ) -> "Speech":
         """An answer that is about to be spoken.
 
         Without a language text is held back by the mean pace of all.
 
         Raises:
-          UserError: a language that the Talker has not learned; a Talker of two tracks.
+          UserError: as `prompt`.
         """
-        if self.talker.config.form != "aria":
-            raise UserError("a Talker of two tracks speaks whole texts: use say")
-        prompt = prompt_row(self.talker.config, self._marks, voice=voice, language=language)
+        prompt = self.prompt(voice, language=language, context=context)
         pace = self._pace(language)
         stream = self.generator.start([prompt], seed=seed, max_frames=max_frames, paces=[pace])
         return Speech(self, stream, pace=pace)

@@ -51,6 +51,8 @@ class SpeechConfig:
     longest_token: frames a text token; a row that speaks more once its text is over has run away,
     and ends with the reason "length"; one that asks for no more text before reads on unasked. The
     slowest utterance of OmniWorld has 7.
+    context: in a conversation the Talker reads the user's turn too, media by the Thinker's stream:
+    for one that was trained so.
     """
 
     policy: str = "chunked"
@@ -60,6 +62,7 @@ class SpeechConfig:
     packet: int = 4
     text_prefix: int = 0
     longest_token: int = 12
+    context: bool = False
     sampling: SamplingConfig = SamplingConfig(temperature=0.9, top_k=50, repetition_penalty=1.05)
     residual_sampling: SamplingConfig = SamplingConfig(temperature=0.9, top_k=50)
 
@@ -140,12 +143,9 @@ class SpeechGenerator:
                 f"paces is {[*paces]}, it must have a positive number for each of {len(prompts)} "
                 "prompts"
             )
+        self.check(prompts)
         talker, size = self.model.config, self.prefill_chunk
         longest = max(len(prompt.tokens) for prompt in prompts)
-        if longest > self.max_len:
-            raise UserError(
-                f"the prompt has {longest} positions, the limit (max_len) is {self.max_len}"
-            )
         inputs = collate_talker(
             talker,
             [[prompt] for prompt in prompts],
@@ -170,6 +170,14 @@ class SpeechGenerator:
             )  # fmt: skip
         lengths = [len(prompt.tokens) for prompt in prompts]
         return SpeechStream(self, state, lengths, max_frames, paces)
+
+    def check(self, prompts: Sequence[TalkerRow]) -> None:
+        """Raises UserError where a prompt is longer than ``max_len``."""
+        longest = max(len(prompt.tokens) for prompt in prompts)
+        if longest > self.max_len:
+            raise UserError(
+                f"the prompt has {longest} positions, the limit (max_len) is {self.max_len}"
+            )
 
     def __call__(
         self,

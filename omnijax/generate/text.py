@@ -4,6 +4,7 @@ A ``DecodeState`` has seen every token it was given or has produced, and holds t
 next one; so a conversation goes on from it by another ``prefill``.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -87,15 +88,34 @@ class TextGenerator:
         Raises:
           UserError: a row would hold more than ``max_len`` tokens.
         """
+        return self._read(self.model, state, inputs)[0]
+
+    def read(
+        self, state: DecodeState, inputs: ThinkerInputs, layer: int
+    ) -> tuple[DecodeState, Float[Array, "B T D"]]:
+        """As `prefill`, and the stream after ``layer`` layers at each place of ``inputs``: what a
+        Talker reads of media (its ``accept_hidden_layer``).
+
+        Raises:
+          UserError: the model has no such layer, or as `prefill`.
+        """
+        config = self.model.config
+        decoder = dataclasses.replace(config.decoder, accept_hidden_layer=layer)
+        model = Thinker(dataclasses.replace(config, decoder=decoder))
+        state, stream = self._read(model, state, inputs)
+        return state, jnp.concatenate(stream, axis=1)[:, : inputs.tokens.shape[1]]
+
+    def _read(self, model: Thinker, state: DecodeState, inputs: ThinkerInputs):
         valid = np.asarray(inputs.segment_ids) > 0
         self._check_room(state, valid.sum(-1))
         size = self.prefill_chunk
         inputs = pad_tokens(inputs, size)
         embedded = _embed(self.model, self.params, inputs)
+        streams = []
         for begin in range(0, inputs.tokens.shape[1], size):
             piece = slice(begin, begin + size)
-            state = _prefill_chunk(
-                self.model,
+            state, stream = _prefill_chunk(
+                model,
                 self.params,
                 state,
                 inputs.tokens[:, piece],
@@ -103,7 +123,8 @@ class TextGenerator:
                 inputs.positions[:, :, piece],
                 inputs.segment_ids[:, piece],
             )
-        return state
+            streams.append(stream)
+        return state, streams
 
     def decode(
         self,
@@ -169,7 +190,7 @@ def _embed(model, params, inputs):
 def _prefill_chunk(model, params, state, tokens, embedded, positions, segment_ids):
     valid = segment_ids > 0
     count = valid.sum(axis=-1)
-    hidden, cache, _ = model.apply(
+    hidden, cache, aux = model.apply(
         {"params": params},
         embedded,
         positions,
@@ -181,7 +202,7 @@ def _prefill_chunk(model, params, state, tokens, embedded, positions, segment_id
     logits = model.apply({"params": params}, last, method=Thinker.logits)
     ends = jnp.max(jnp.where(valid, positions, -1), axis=(0, 2)) + 1
     rows = jnp.arange(tokens.shape[0])[:, None]
-    return DecodeState(
+    state = DecodeState(
         cache=cache,
         logits=jnp.where((count > 0)[:, None], logits, state.logits),
         position=jnp.maximum(state.position, ends).astype(jnp.int32),
@@ -189,6 +210,7 @@ def _prefill_chunk(model, params, state, tokens, embedded, positions, segment_id
         done=state.done & (count == 0),
         key=state.key,
     )
+    return state, aux.hidden
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from omnijax.data import Pipeline
-from omnijax.data.codes import codec_of
-from omnijax.data.talker import TalkerDataConfig, TalkerDraws, make_talker_pipeline
+from omnijax.data.codes import made_by
+from omnijax.data.talker import TalkerDataConfig, TalkerDraws, make_talker_pipeline, thinker_of
 from omnijax.errors import UserError
 from omnijax.generate.speech import SpeechConfig
 from omnijax.models.talker import Talker, TalkerConfig
@@ -23,17 +23,19 @@ class TalkerTraining(TalkerDraws):
 
     residual_weight: float = 1.0
     mtp_frames: int = 128  # of a row, drawn anew at each step; 0: all
+    max_hidden: int = 0  # media positions of the contexts in a row
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("residual_weight", "mtp_frames"):
+        for field in ("residual_weight", "mtp_frames", "max_hidden"):
             if getattr(self, field) < 0:
                 raise UserError(f"{field} is {getattr(self, field)}, it must not be negative")
 
 
 def resolve(config: Config) -> dict[str, Any]:
-    """Defaults written out, how the Talker is to speak ("speech") among them, and the mark of the
-    codec whose codes these are ("codec"); the text table must hold the tokenizer's ids."""
+    """Defaults written out, how the Talker is to speak ("speech") among them, the mark of the codec
+    whose codes these are ("codec"), and where contexts are read, whose stream they hold
+    ("thinker"); the text table must hold the tokenizer's ids."""
     stage = from_dict(Stage, config["stage"], "config.stage.")
     check_unused(stage, "audio_chunks", "patches")
     talker = from_dict(TalkerConfig, config["talker"], "config.talker.")
@@ -44,13 +46,16 @@ def resolve(config: Config) -> dict[str, Any]:
             f"config.talker.text_vocab_size is {talker.text_vocab_size}, the tokenizer has "
             f"{tokenizer.vocab_size} tokens"
         )
-    marks = {name: codec_of(folder) for name, folder in code_folders(stage).items()}
+    made = {name: made_by(folder) for name, folder in code_folders(stage).items()}
+    marks = {name: codec for name, (codec, _) in made.items()}
     if len(set(marks.values())) > 1:
         raise UserError(f"config.stage.mixture has codes of several codecs: {marks}")
+    thinkers = {name: thinker for name, (_, thinker) in made.items()}
     parts = {
         "talker": to_dict(talker),
         "training": to_dict(training),
         "codec": min(marks.values()),
+        "thinker": thinker_of(thinkers, talker) if training.contexts else None,
         "speech": to_dict(from_dict(SpeechConfig, config.get("speech", {}), "config.speech.")),
     }
     return {**config, **json.loads(json.dumps(parts))}
@@ -77,6 +82,7 @@ def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
             split=split,
             batch_size=stage.batch,
             max_tokens=stage.tokens,
+            max_hidden=training.max_hidden,
             seed=stage.seed,
             shuffle=split == "train",
             threads=run.reading_threads,

@@ -7,10 +7,18 @@ import jax
 import numpy as np
 import pytest
 
-from omnijax.data.codes import CodesSource, Utterance, codec_of, fingerprint, write_codes
+from omnijax.data.codes import (
+    CodesSource,
+    Thinkers,
+    Utterance,
+    codec_of,
+    fingerprint,
+    write_codes,
+)
 from omnijax.data.talker import RowMaker, TalkerDataConfig, make_talker_pipeline
 from omnijax.errors import UserError
 from omnijax.models.talker import aria, presets
+from omnijax.models.talker.context import Context
 from omnijax.text import nano_tokenizer
 
 TOKENIZER = nano_tokenizer()
@@ -35,6 +43,28 @@ def source(tmp_path_factory):
     return CodesSource(folder, "train")
 
 
+THINKER = Thinkers("a thinker", TALKER.accept_hidden_layer)
+
+
+def turn(i):
+    """The context of utterance i: five tokens, i % 3 of them media, whose stream is i."""
+    media = np.arange(5) < i % 3
+    hidden = np.full((int(media.sum()), TALKER.thinker_width), i, np.float32)
+    places = np.repeat(np.arange(7, 12), 3).reshape(5, 3)
+    return Context(np.arange(20, 25), media, hidden, places)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Every second utterance has a context."""
+    folder = tmp_path_factory.mktemp("answers")
+    made = (
+        said._replace(context=None if i % 2 else turn(i)) for i, said in enumerate(utterances())
+    )
+    write_codes(folder, "train", made, "abc", THINKER)
+    return CodesSource(folder, "train")
+
+
 def config(**fields):
     return TalkerDataConfig(**{"mixture": ((SOURCE, 1.0),), "max_tokens": 400} | fields)
 
@@ -53,6 +83,81 @@ def test_what_is_written_is_read(source):
         np.testing.assert_array_equal(read.codes, said.codes)
     assert {source[p].voice for p in source.of_voice("ben")} == {"ben"}
     assert len(source.of_voice("ben")) == 12
+
+
+def test_contexts_are_read_as_written_and_an_utterance_without_one_has_none(source, answers):
+    assert source.thinker is None and source[0].context is None
+    assert answers.thinker == THINKER
+    for place in range(len(answers)):
+        read = answers[place].context
+        assert (read is None) == bool(place % 2)
+        if read is not None:
+            for ours, written in zip(read, turn(place), strict=True):
+                np.testing.assert_array_equal(ours, written)
+
+
+@pytest.mark.parametrize("form", ["aria", "dual_track"])
+def test_an_answer_with_a_context_is_said_alone_behind_it(answers, form):
+    talker = dataclasses.replace(TALKER, form=form)
+    fields = {"joined": (0.0, 0.0, 1.0), "contexts": 1.0, "max_hidden": 8}
+    maker = RowMaker(config(**fields), talker, TOKENIZER)
+    for place in range(6):
+        row = maker.make(answers, place, np.random.default_rng(place))
+        said = {*row.targets[row.kinds == aria.FRAME][:, 1].tolist()}
+        if place % 2:
+            assert len(said) == 3 and not row.media.any() and not len(row.hidden)
+            continue
+        assert said == {place}
+        np.testing.assert_array_equal(row.hidden, turn(place).hidden)
+        (begin,) = np.flatnonzero(row.tokens == 24)[:1] - 4
+        np.testing.assert_array_equal(row.media[begin : begin + 5], turn(place).media)
+        assert row.media.sum() == len(row.hidden)
+
+
+def test_packed_rows_have_each_document_s_stream_in_order(answers):
+    stream = pipeline(answers, contexts=0.7, max_hidden=4, max_tokens=300)
+    shown = unshown = 0
+    for _ in range(8):
+        inputs = next(stream).inputs
+        assert inputs.hidden.shape == (2, 4, TALKER.thinker_width)
+        for row in range(2):
+            media, valid = inputs.media[row], inputs.hidden_valid[row]
+            assert media.sum() == valid.sum() <= 4
+            # The stream of utterance i is i, and so is codebook 1 of its frames.
+            owners = inputs.segment_ids[row][media]
+            for document, i in zip(owners, inputs.hidden[row, valid, 0], strict=True):
+                own = inputs.segment_ids[row] == document
+                assert inputs.codes[row][own][-1, 1] == i
+            unshown += len({*inputs.segment_ids[row].tolist()} - {0, *owners.tolist()})
+            shown += len({*owners.tolist()})
+    assert shown > 4 and unshown > 4
+
+
+def test_contexts_that_nobody_can_read_are_refused(source, answers, tmp_path):
+    fields = {"contexts": 0.5, "max_hidden": 8}
+    with pytest.raises(UserError, match="contexts are to be read, but none of codes:here has any"):
+        pipeline(source, **fields)
+    for talker, named in (
+        (dataclasses.replace(TALKER, accept_hidden_layer=2), "after 3 layers, accept_hidden_layer"),
+        (dataclasses.replace(TALKER, thinker_width=20), "this Talker's Thinker has width 20"),
+    ):
+        with pytest.raises(UserError, match=named):
+            next(make_talker_pipeline(config(**fields), talker=talker, tokenizer=TOKENIZER,
+                                      sources={SOURCE: answers}))  # fmt: skip
+    with pytest.raises(UserError, match=r"has 2 media positions, the row's limit \(max_hidden\)"):
+        next(pipeline(answers, contexts=1.0, max_hidden=1))
+    for wrong in ({"contexts": 0.5}, {"max_hidden": 8}):
+        with pytest.raises(UserError, match="contexts is .* and max_hidden"):
+            config(**wrong)
+    said = next(utterances())._replace(context=turn(2))
+    with pytest.raises(UserError, match="utterance 0 has a context, but of no Thinker"):
+        write_codes(tmp_path, "train", [said], "abc")
+    with pytest.raises(UserError, match="no utterance has a context of the Thinker that is named"):
+        write_codes(tmp_path, "train", [said._replace(context=None)], "abc", THINKER)
+    loud = said._replace(context=turn(2)._replace(hidden=1e5 * turn(2).hidden))
+    with pytest.raises(UserError, match="stream reaches 200000, half precision ends at 65504"):
+        write_codes(tmp_path, "train", [loud], "abc", THINKER)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_voice_is_shown_by_another_utterance_of_its_own(source):

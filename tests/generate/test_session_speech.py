@@ -1,20 +1,37 @@
 """A session that speaks: sound as the text comes, tool calls unspoken, interruptions."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from omnijax.data.codes import Thinkers, fingerprint
 from omnijax.errors import UserError
+from omnijax.generate.prompts import collate_prompts
 from omnijax.generate.session import AudioChunk, Session, TextDelta, ToolCall, TurnEnd
-from omnijax.text import ChatStyle
+from omnijax.generate.speaker import Speaker
+from omnijax.models.codec import Codec
+from omnijax.models.talker import Talker
+from omnijax.models.talker.context import context_of
+from omnijax.models.thinker import Thinker
+from omnijax.text import ChatStyle, render
 from omnijax.text.tools import ToolCall as Call
 from omnijax.text.tools import render_call
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_speaker as tiny  # noqa: E402
-from test_session import PROCESSOR, TOKENIZER, TOOLS, Dictated, model  # noqa: E402, F401
+from test_session import (  # noqa: E402, F401
+    AUDIO,
+    IMAGE,
+    PROCESSOR,
+    TOKENIZER,
+    TOOLS,
+    Dictated,
+    model,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 END = "<|im_end|>"
@@ -82,6 +99,71 @@ def test_a_push_stops_the_speech_and_what_was_said_stays_in_the_history(model, s
     talk.respond(1), other.respond(1)
     np.testing.assert_allclose(talk._rows.logits, other._rows.logits, atol=1e-4)
     assert int(talk._rows.cache.length[0]) == int(other._rows.cache.length[0])
+
+
+def listener(model, **options):  # noqa: F811
+    """A speaker whose Talker reads the user's turn."""
+    talker = dataclasses.replace(tiny.TALKER, thinker_width=model[0].config.decoder.width)
+    shape = (talker.thinker_width, talker.decoder.width)
+    heard = {"w": jax.random.normal(jax.random.key(5), shape)}
+    mark = fingerprint(model[1]["embed"]["table"])
+    return Speaker(
+        Talker(talker), tiny.params() | {"hidden_projection": heard},
+        Codec(tiny.tiny_codec.config()), tiny.codec_params(), TOKENIZER, tiny.VOICES,
+        dataclasses.replace(tiny.GREEDY, context=True),
+        **{"max_len": 256, "thinker": Thinkers(mark, talker.accept_hidden_layer)} | options,
+    )  # fmt: skip
+
+
+def test_the_talker_reads_the_user_s_turn_as_the_thinker_has_read_it(model):  # noqa: F811
+    voice = listener(model)
+    talk = session(model, voice, "yes" + END, ANSWER + END, system="be brief")
+    talk.push(text="hi")
+    list(talk.respond(8))
+    talk.push(image=IMAGE, audio=AUDIO, text="what is it?")
+    interrupted(talk, chunks=4)
+    said = np.concatenate(talk.speech.codes)
+
+    # The conversation at once through the Thinker without a cache, then the Talker alone.
+    chat = {"messages": talk.messages[:-1], "tools": TOOLS}
+    row = render(chat, TOKENIZER, PROCESSOR, add_generation_prompt=True)
+    config = model[0].config
+    layer = voice.talker.config.accept_hidden_layer
+    decoder = dataclasses.replace(config.decoder, accept_hidden_layer=layer)
+    run = jax.jit(Thinker(dataclasses.replace(config, decoder=decoder)).apply)
+    stream = run({"params": model[1]}, collate_prompts([row], PROCESSOR)).aux.hidden[0]
+    stream = np.asarray(stream)[: len(row.tokens)]
+    turn = context_of(TOKENIZER, config.media_ids, row.tokens, row.positions, stream)
+    assert turn.media.sum() > 4 and "brief" not in TOKENIZER.decode(turn.tokens.tolist())
+
+    def alone(context):
+        speech = voice.start(voice.voice(), context=context)
+        speech.push(ANSWER, last=True)
+        for _ in speech.packets():
+            if sum(map(len, speech.codes)) >= len(said):
+                return np.concatenate(speech.codes)[: len(said)]
+
+    np.testing.assert_array_equal(alone(turn), said)
+    unseen = turn._replace(hidden=-turn.hidden)
+    assert not np.array_equal(alone(unseen), said)  # what was seen and heard matters
+
+
+def test_a_turn_that_the_talker_cannot_read_is_refused_before_anything_is(model):  # noqa: F811
+    talk = session(model, listener(model, max_len=48), ANSWER + END)
+    talk.push(image=IMAGE, text="what is left of the red circle, and what is right of it?")
+    with pytest.raises(UserError, match=r"the prompt has \d+ positions, the limit .* is 48"):
+        talk.respond()
+    talk.drop()
+    talk.push(text="hi")
+    assert any(isinstance(event, AudioChunk) for event in talk.respond(16))
+
+
+def test_the_stream_of_another_thinker_is_refused(model):  # noqa: F811
+    other = Thinkers("of another", 2)
+    with pytest.raises(UserError, match="learned to read the stream of Thinker of another, this"):
+        session(model, listener(model, thinker=other), ANSWER + END)
+    with pytest.raises(UserError, match="has learned to read no Thinker's"):
+        listener(model, thinker=None)
 
 
 def interrupted(talk, chunks=3):

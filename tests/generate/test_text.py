@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,23 @@ def test_a_conversation_goes_on_from_its_state(model):
     _, (second,) = text.decode(text.prefill(state, inputs), 5)
     whole = jnp.concatenate([prompt, jnp.array([answer]), more], axis=1)
     assert generator(model)(text_inputs(whole), 5) == [second]
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_reading_gives_the_stream_that_the_whole_has_and_the_state_of_a_prefill(model, layer):
+    thinker, params, prompt = model
+    inputs, text = ragged(prompt, [9, 2, 5]), generator(model)
+    state, stream = text.read(text.start(3), inputs, layer)
+    assert stream.shape == (3, 9, CONFIG.decoder.width)
+    decoder = dataclasses.replace(CONFIG.decoder, accept_hidden_layer=layer)
+    listening = Thinker(dataclasses.replace(CONFIG, decoder=decoder))
+    whole = listening.apply({"params": params}, inputs).aux.hidden
+    valid = inputs.segment_ids > 0
+    np.testing.assert_allclose(stream[valid], whole[valid], atol=2e-5)
+    other = text.prefill(text.start(3), inputs)
+    np.testing.assert_array_equal(state.logits, other.logits)
+    with pytest.raises(UserError, match="accept_hidden_layer is 3, it must be 0 to 2"):
+        text.read(text.start(3), inputs, 3)
 
 
 def test_every_block_is_told_to_the_callback(model):

@@ -10,8 +10,8 @@ import pytest
 from omnijax.generate.sampling import SamplingConfig
 from omnijax.generate.speech import SpeechConfig, SpeechGenerator
 from omnijax.models.talker import Talker, aria, predict_residuals, presets
+from omnijax.models.talker.context import Context
 from omnijax.models.talker.prompt import (
-    Context,
     Marks,
     Voice,
     answer_row,

@@ -15,6 +15,7 @@ import numpy as np
 
 from omnijax.data.omniworld import media
 from omnijax.data.omniworld.drawing import spoken
+from omnijax.data.omniworld.records import make_example
 from omnijax.data.omniworld.scenes import pick
 from omnijax.data.omniworld.tasks import plan
 from omnijax.data.omniworld.voices import DRAWN, drawn_voice, voice_of
@@ -26,27 +27,42 @@ _END = re.compile(r"\n|(?<=[.?!]) ")
 _TIME = re.compile(r"<([^<>]*)>")
 
 
-def replies_of(made: dict) -> list[str]:
-    """The lines and sentences that answer a plan's questions; calls and transcripts are none."""
+def replies_of(made: dict) -> list[tuple[str, int]]:
+    """The lines and sentences that answer a plan's questions, each with the number of the message
+    that it is of; calls and transcripts are none."""
     if made["task"] == "transcribe":
         return []
-    said = [
-        message["content"]
-        for message in made["messages"]
+    return [
+        (part.strip(), number)
+        for number, message in enumerate(made["messages"])
         if message["role"] == "assistant" and isinstance(message["content"], str)
+        for part in _END.split(message["content"])
+        if part.strip()
     ]
-    return [part.strip() for text in said for part in _END.split(text) if part.strip()]
 
 
 def reply(index: int, split: str, seed: int = 0) -> dict:
-    """An example: {"id", "task", "chat", "meta"}, with the speech in "meta" as `say` has it."""
+    """An example: {"id", "task", "chat", "meta"}, with the speech in "meta" as `say` has it.
+
+    ``meta["asked"]`` is for `question_of`.
+    """
     rng = np.random.default_rng([seed, zlib.crc32(f"reply {split}".encode()), index])
-    found: list[str] = []
+    found: list[tuple[str, int]] = []
     while not found:
-        found = replies_of(plan(int(rng.integers(_DRAWN_FROM)), split, seed))
-    text = pick(rng, found)
+        of = int(rng.integers(_DRAWN_FROM))
+        found = replies_of(plan(of, split, seed))
+    text, message = pick(rng, found)
     aloud = _TIME.sub(r"\1,", text)
-    return _spoken("say_reply", index, split, seed, text, spoken(rng, aloud, LANGUAGE, split))
+    example = _spoken("say_reply", index, split, seed, text, spoken(rng, aloud, LANGUAGE, split))
+    example["meta"]["asked"] = {"index": of, "split": split, "seed": seed, "message": message}
+    return example
+
+
+def question_of(reply: dict) -> dict:
+    """The chat that a `reply` answers, with its media, up to the answer."""
+    asked = reply["meta"]["asked"]
+    chat = make_example(asked["index"], asked["split"], asked["seed"])["chat"]
+    return {**chat, "messages": chat["messages"][: asked["message"]]}
 
 
 def said_by_many(index: int, split: str, seed: int = 0) -> dict:

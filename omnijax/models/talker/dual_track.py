@@ -10,8 +10,8 @@ import numpy as np
 
 from omnijax.models.talker.aria import END, FRAME, NOTHING, Stream
 from omnijax.models.talker.config import TalkerConfig
+from omnijax.models.talker.context import Context
 from omnijax.models.talker.prompt import (
-    Context,
     Ids,
     Marks,
     RowBuilder,
@@ -58,13 +58,14 @@ def shown_dual_track_row(
     codes: Int[np.ndarray, "R Q"],
     *,
     voice: Voice | None = None,
+    context: Context | None = None,
     language: str | None = None,
 ) -> TalkerRow:
     """The two tracks behind ARIA's prompt, so that the streams alone differ: for the ablation.
 
     With no frames yet, the prompt of generation, which has the first text token.
     """
-    builder = open_row(config, marks, voice, None, language)
+    builder = open_row(config, marks, voice, context, language)
     builder.stream(dual_track(config, text, codes))
     return builder.finish()
 

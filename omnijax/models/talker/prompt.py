@@ -18,6 +18,7 @@ import numpy as np
 from omnijax.errors import UserError
 from omnijax.models.talker.aria import NOTHING, Schedule, Stream, interleave
 from omnijax.models.talker.config import TalkerConfig
+from omnijax.models.talker.context import Context
 from omnijax.models.talker.inputs import TalkerBatch, TalkerInputs
 from omnijax.text.positions import PositionState
 from omnijax.text.tokenizer import Tokenizer
@@ -48,15 +49,6 @@ class Voice(NamedTuple):
 
     description: Ids = ()
     reference: Int[np.ndarray, "R Q"] | None = None  # codec frames
-
-
-class Context(NamedTuple):
-    """What the Thinker has read of the conversation, with its stream at media positions."""
-
-    tokens: Int[np.ndarray, "T"]
-    media: Bool[np.ndarray, "T"]
-    hidden: Float[np.ndarray, "S H"]  # one for each media position, in order
-    positions: Int[np.ndarray, "T 3"] | None = None  # the Thinker's; None: all of it is text
 
 
 class TalkerRow(NamedTuple):
@@ -99,6 +91,11 @@ class RowBuilder:
             raise UserError(
                 f"the context has {media.sum()} media positions and {len(context.hidden)} states "
                 "of the Thinker: there must be one for each"
+            )
+        if np.shape(context.hidden)[1:] != (self._config.thinker_width,):
+            raise UserError(
+                f"the context's states have shape {np.shape(context.hidden)}, this Talker's "
+                f"Thinker has width {self._config.thinker_width}"
             )
         tokens = np.where(media, -1, context.tokens).astype(np.int32)
         check_text(self._config, tokens[~media])

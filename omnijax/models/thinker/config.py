@@ -30,16 +30,22 @@ class ThinkerConfig:
                     f"{name}.out_width is {part.out_width}, the decoder's width is "
                     f"{self.decoder.width}: they must be equal"
                 )
+        ids = self._placeholders()
+        for name, value in ids.items():
+            if not 0 <= value < self.vocab_size:
+                raise UserError(f"{name} is {value}, it must be below vocab_size {self.vocab_size}")
+        if len({*ids.values()}) < len(ids):
+            raise UserError(f"{[*ids]} must differ, got {[*ids.values()]}")
+
+    def _placeholders(self) -> dict[str, int]:
         used = ["audio_token_id"] if self.aut is not None else []
         used += ["image_token_id", "video_token_id"] if self.vision is not None else []
-        for name in used:
-            if not 0 <= getattr(self, name) < self.vocab_size:
-                raise UserError(
-                    f"{name} is {getattr(self, name)}, it must be below vocab_size "
-                    f"{self.vocab_size}"
-                )
-        if len({getattr(self, name) for name in used}) < len(used):
-            raise UserError(f"{used} must differ, got {[getattr(self, name) for name in used]}")
+        return {name: getattr(self, name) for name in used}
+
+    @property
+    def media_ids(self) -> tuple[int, ...]:
+        """The placeholder tokens of the media that this Thinker reads."""
+        return tuple(self._placeholders().values())
 
     @property
     def deepstack(self) -> int:

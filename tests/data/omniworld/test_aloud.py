@@ -17,7 +17,9 @@ def test_a_reply_is_one_line_or_sentence_of_an_answer_and_never_a_call():
     seen = set()
     for index in range(400):
         made = plan(index)
-        for text in spoken_aloud.replies_of(made):
+        for text, number in spoken_aloud.replies_of(made):
+            assert made["messages"][number]["role"] == "assistant"
+            assert text in made["messages"][number]["content"]
             assert text == text.strip() and "\n" not in text and "tool_call" not in text
             seen.add(made["task"])
     assert seen == {*omniworld.MIXTURE} - {"transcribe"}
@@ -52,6 +54,24 @@ def test_replies_are_the_same_for_the_same_index_and_others_for_another_split():
     ]
     with pytest.raises(IndexError):
         test[500]
+
+
+def test_the_question_of_a_reply_is_the_chat_up_to_it_with_its_media():
+    train, seen = omniworld.live("train", tasks=["say_reply"]), set()
+    for index in range(12):
+        reply = train[index]
+        asked, messages = reply["meta"]["asked"], spoken_aloud.question_of(reply)["messages"]
+        whole = omniworld.example(asked["index"], asked["split"])["chat"]["messages"]
+        assert messages[-1]["role"] in ("user", "tool")
+        assert reply["meta"]["answer"] in whole[len(messages)]["content"]
+        seen |= {
+            item["type"]
+            for message in messages
+            if not isinstance(message["content"], str)
+            for item in message["content"]
+            if item["type"] == "text" or item[item["type"]] is not None
+        }
+    assert {"text", "image"} < seen
 
 
 def test_replies_stand_alone_in_a_source():

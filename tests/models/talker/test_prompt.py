@@ -5,9 +5,9 @@ import pytest
 
 from omnijax.errors import UserError
 from omnijax.models.talker import aria, presets
+from omnijax.models.talker.context import Context
 from omnijax.models.talker.dual_track import dual_track_row
 from omnijax.models.talker.prompt import (
-    Context,
     Marks,
     Voice,
     answer_row,
@@ -105,6 +105,8 @@ def test_what_is_out_of_range_is_named_with_its_place_and_the_limit():
         prompt_row(CONFIG, MARKS, language="xx")
     with pytest.raises(UserError, match="2 media positions and 1 states"):
         prompt_row(CONFIG, MARKS, context=CONTEXT._replace(hidden=CONTEXT.hidden[:1]))
+    with pytest.raises(UserError, match=r"states have shape \(2, 20\), .* Thinker has width 24"):
+        prompt_row(CONFIG, MARKS, context=CONTEXT._replace(hidden=CONTEXT.hidden[:, :20]))
 
 
 def test_packed_rows_keep_every_document_whole_and_in_its_place():
