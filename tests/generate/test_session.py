@@ -23,6 +23,8 @@ from omnijax.text import ChatStyle, nano_tokenizer, render
 from omnijax.text.tools import ToolCall as Call
 from omnijax.text.tools import render_call
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 TOKENIZER = nano_tokenizer()
 PROCESSOR = ProcessorConfig(
     mel_bins=16, audio_chunk_frames=32, audio_window_chunks=2, patch_size=2, min_pixels=16,

@@ -11,6 +11,8 @@ from omnijax.generate.text import TextGenerator
 from omnijax.models.thinker import Thinker, ThinkerConfig, ThinkerInputs, text_inputs
 from omnijax.nn.config import DecoderConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 VOCAB = 61
 CONFIG = ThinkerConfig(
     decoder=DecoderConfig(

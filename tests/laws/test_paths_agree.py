@@ -17,6 +17,8 @@ from omnijax.models import presets
 from omnijax.models.thinker import AudioInputs, Thinker, ThinkerInputs, VisionInputs
 from omnijax.nn import HybridDecoder, init_cache
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 T, CHUNK, DOCUMENTS = 48, 16, 3
 CONFIG = presets.tiny()
 DECODER = CONFIG.decoder

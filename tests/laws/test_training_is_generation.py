@@ -14,6 +14,8 @@ from omnijax.models.thinker import AudioInputs, Thinker, ThinkerInputs, VisionIn
 from omnijax.nn import init_cache
 from omnijax.train.objectives.lm import lm_objective
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 T, CLIP, PICTURE = 48, 8, 20  # tokens of a row; where its clip and its picture stand
 CONFIG = presets.tiny()
 MODEL = Thinker(CONFIG)

@@ -11,6 +11,8 @@ import pytest
 from omnijax.models import presets
 from omnijax.nn import HybridDecoder, init_cache
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 CONFIG = dataclasses.replace(presets.tiny().decoder, accept_hidden_layer=None)
 T = 20
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, T, CONFIG.width)), jnp.float32)

@@ -26,6 +26,8 @@ from omnijax.train.state import (
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_run  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def trained(stage, steps=3, objective=toy_run.OBJECTIVE):
     config = stage.optimizer

@@ -15,6 +15,8 @@ from omnijax.models.thinker import Thinker, text_inputs
 from omnijax.models.thinker.inputs import empty_media
 from omnijax.models.thinker.merge import gather_features
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 CONFIG = presets.tiny()
 ROWS = st.lists(
     st.tuples(

@@ -13,6 +13,8 @@ from omnijax.models.thinker import AudioInputs, text_inputs
 from omnijax.train.objectives.lm import cross_entropy, lm_objective, weighted_sums
 from omnijax.train.stages import AugmentConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 class Small(nn.Module):
     """What the objective needs of a Thinker: hidden states, router statistics and logits."""
