@@ -45,7 +45,10 @@ class Recipe:
         self._workdirs = {stage: Path(workdir)} if workdir else {}
 
     def stage_config(self, stage: str) -> ml_collections.ConfigDict:
-        """Another stage's config with this one's changes to model, data and run."""
+        """Another stage's config with this one's changes to model, data and run.
+
+        How losses are weighed is a stage's own.
+        """
         if stage == self.stage:
             return self.config
         config = self._get_config(stage)
@@ -53,6 +56,8 @@ class Recipe:
         original = flat(self._get_config(self.stage))
         for name, value in ours.items():
             if name.startswith("stage.") and name != "stage.mixture" or name not in theirs:
+                continue
+            if name.startswith("training.losses."):
                 continue
             # The voice's stages share one source; the Thinker's each have their own mixture.
             if name == "stage.mixture" and self.config.stage.objective not in ("codec", "talker"):
@@ -78,12 +83,14 @@ class Recipe:
 
     def run(self, stage: str | None = None, *, chain: tuple[str, ...] = ()) -> bool:
         """Trains the stage to its end; False: stopped on the way, to be resumed."""
-        from omnijax.train.recipe import run_stage
+        from omnijax.train.recipe import resolve, run_stage
         from omnijax.train.stages import WEIGHTS, Stage, from_dict
 
         stage = stage or self.stage
         config = self.stage_config(stage)
         workdir = self.workdir(stage)
+        if not chain:  # what cannot be trained is refused before the stages that come first
+            resolve(config.to_dict())
         if stage in chain:
             raise UserError(f"stages start from each other: {' -> '.join((*chain, stage))}")
         if not (workdir / "checkpoints").is_dir():

@@ -15,7 +15,7 @@ from omnijax.models.codec.discriminators import DiscriminatorConfig, Discriminat
 from omnijax.models.thinker import ThinkerConfig
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
 from omnijax.train.kinds import Config, Kind, check_unused, weights_folder
-from omnijax.train.objectives.codec import PITCH, CodecLossConfig, codec_objective
+from omnijax.train.objectives.codec import PITCH, CodecLossConfig, check_losses, codec_objective
 from omnijax.train.stages import RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Objective, Params
 
@@ -44,7 +44,7 @@ class CodecTraining:
 
 def resolve(config: Config) -> dict[str, Any]:
     """Defaults, the teacher's weights and the pitch's head written out; a crop must be whole chunks
-    for the teacher."""
+    for the teacher, and the losses such as the stage can learn from."""
     given = from_dict(Stage, config["stage"], "config.stage.")
     check_unused(given, *ROWS)
     codec = from_dict(CodecConfig, config["codec"], "config.codec.")
@@ -52,6 +52,13 @@ def resolve(config: Config) -> dict[str, Any]:
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
     if not training.encoded:
         training = dataclasses.replace(training, teacher="")
+    check_losses(
+        training.losses,
+        encoded=training.encoded,
+        decoded=training.decoded,
+        judged=training.judged,
+        taught=bool(training.teacher),
+    )
     if training.teacher:
         seconds = training.frames * codec.samples_per_frame / SAMPLE_RATE
         hop = processor.mel.hop / processor.sample_rate

@@ -13,6 +13,7 @@ import soundfile
 
 ROOT = Path(__file__).parents[2]
 NANO = "experiments/configs/nano.py"
+CODEC = "experiments/configs/nano_codec.py"
 
 # Calls `thinker.py` for each list of arguments on stdin, each in a fork: imports cost seconds.
 DRIVER = f"""
@@ -28,6 +29,15 @@ for number, argv in enumerate(json.load(sys.stdin)):
         out = os.open(f"{{sys.argv[1]}}/{{number}}", os.O_CREAT | os.O_WRONLY)
         os.dup2(out, 1), os.dup2(out, 2)
         sys.argv = ["thinker.py", *argv]
+        objective = "codec" if {CODEC!r} in "".join(argv) else "lm"
+        if "--losses" in argv:
+            sys.argv.remove("--losses")
+            def main():
+                recipe = _stage.from_flags("codec")
+                for stage in ("codec_encoder", "codec_decoder"):
+                    training = recipe.stage_config(stage).training
+                    print(stage, training.losses.periodicity, training.frames)
+            launch(main)
         if "--show" in argv:
             sys.argv.remove("--show")
             def main():
@@ -36,7 +46,7 @@ for number, argv in enumerate(json.load(sys.stdin)):
                     model = recipe.stage_config(stage).model.decoder
                     print(stage, recipe.workdir(stage), model.pattern, model.layers)
             launch(main)
-        launch(lambda: _stage.main_of("lm", "s2"))
+        launch(lambda: _stage.main_of(objective, "s2"))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 CASES = {
@@ -54,6 +64,13 @@ CASES = {
     "other experiment": [f"--config={NANO}:aut"],
     "other mesh": [f"--config={NANO}:lm", "--config.mesh.data=3"],
     "other processor": [f"--config={NANO}:lm", "--config.processor.patch_size=8"],
+    "misplaced loss": [f"--config={CODEC}:codec_decoder", "--config.training.losses.pitch=10"],
+    "losses": [
+        f"--config={CODEC}:codec_decoder",
+        "--config.training.losses.periodicity=3",
+        "--config.training.frames=40",
+        "--losses",
+    ],
     "pattern": [f"--config={NANO}:s2", "--config.model.decoder.pattern=full", "--show"],
     "workdir": [f"--config={NANO}:s2", "--workdir=/runs/mine/s2", "--show"],
 }
@@ -96,6 +113,7 @@ def answers(tmp_path_factory):
         ("other experiment", "objective 'aed'"),
         ("other mesh", "needs 3 devices"),
         ("other processor", "config.processor.patch_size is 8"),
+        ("misplaced loss", "nothing to learn from a teacher, the envelope or the pitch"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line_and_status_2(answers, case, says):
@@ -104,6 +122,16 @@ def test_what_the_user_got_wrong_is_one_line_and_status_2(answers, case, says):
     assert code == 2 and says in lines[-1], printed
     assert "Traceback" not in printed
     assert sum(line.startswith("error:") for line in lines) == 1
+
+
+def test_what_cannot_be_trained_is_refused_before_the_stages_that_come_first(answers):
+    assert "first" not in answers["misplaced loss"][1]
+
+
+def test_losses_are_a_stage_s_own_and_other_changes_reach_the_stages_before(answers):
+    code, printed = answers["losses"]
+    assert code == 0
+    assert printed.split() == ["codec_encoder", "0.0", "40", "codec_decoder", "3.0", "40"]
 
 
 def test_attention_in_place_of_gdn_is_one_flag_and_has_its_own_folder(answers):

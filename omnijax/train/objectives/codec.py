@@ -111,6 +111,27 @@ class CodecLossConfig:
         check_kind(self.kind)
 
 
+def check_losses(
+    config: CodecLossConfig, *, encoded: bool, decoded: bool, judged: bool, taught: bool
+) -> None:
+    """Raises UserError where a stage that trains these parts cannot learn from these losses."""
+    if not decoded and (judged or not config.envelope):
+        raise UserError(
+            "an encoder alone learns from the envelope: CodecLossConfig.envelope is "
+            f"{config.envelope}, and there is nothing to judge"
+        )
+    if not decoded and config.periodicity:
+        raise UserError(
+            "an encoder alone gives no sound that has a period: CodecLossConfig.periodicity is "
+            f"{config.periodicity}"
+        )
+    if not encoded and (taught or config.envelope or config.pitch or not decoded):
+        raise UserError(
+            "Code2Wav alone has nothing to learn from a teacher, the envelope or the pitch: "
+            f"CodecLossConfig.envelope is {config.envelope}, its pitch {config.pitch}"
+        )
+
+
 def valid_frames(lengths: Int[Array, "B"], frames: int, size: int) -> Bool[Array, "B R"]:
     """Frames that hold at least one valid sample."""
     return jnp.arange(frames) * size < lengths[:, None]
@@ -175,21 +196,8 @@ def codec_objective(
             "a codec trains with an encoder and Code2WavConfig.lookup 'rvq': its encoder is "
             f"{codec.config.encoder}, its lookup {codec.config.code2wav.lookup!r}"
         )
-    if not decoded and (judges is not None or not config.envelope):
-        raise UserError(
-            "an encoder alone learns from the envelope: CodecLossConfig.envelope is "
-            f"{config.envelope}, and there is nothing to judge"
-        )
-    if not decoded and config.periodicity:
-        raise UserError(
-            "an encoder alone gives no sound that has a period: CodecLossConfig.periodicity is "
-            f"{config.periodicity}"
-        )
-    if not encoded and (teacher is not None or config.envelope or config.pitch or not decoded):
-        raise UserError(
-            "Code2Wav alone has nothing to learn from a teacher, the envelope or the pitch: "
-            f"CodecLossConfig.envelope is {config.envelope}, its pitch {config.pitch}"
-        )
+    parts = {"encoded": encoded, "decoded": decoded}
+    check_losses(config, **parts, judged=judges is not None, taught=teacher is not None)
     if teacher is not None and example.heard is None:
         raise UserError("the codec has a teacher, but its batches hold nothing for it to hear")
     quantiser, size = codec.config.quantiser, codec.config.samples_per_frame
