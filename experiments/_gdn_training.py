@@ -37,7 +37,11 @@ PATTERNS = {
     "3:1": ("gdn", "gdn", "gdn", "full"),
     "1:1": ("gdn", "full"),
     "attention": ("full",),
+    "bare": ("gdn",),
 }
+# A GDN layer's convolution shows it a token's neighbours, which attention has not got: that of
+# "bare" sees a token alone, so that what remains is the recurrence.
+CONV_WIDTHS = {"bare": 1}
 MATCHES = {
     "parameters": "all weights but the token embedding",
     "flops": "floating-point operations a token, forward, over a row of the training length",
@@ -77,6 +81,7 @@ def decoder_config(pattern: str, *, width: int, layers: int, ffn: int) -> Decode
         rope_theta=10_000.0, partial_rotary=0.5, mrope_sections=(2, 1, 1),
         gdn_key_heads=heads, gdn_value_heads=heads,
         gdn_key_dim=HEAD_DIM, gdn_value_dim=HEAD_DIM, gdn_chunk=32,
+        conv_width=CONV_WIDTHS.get(pattern, 4),
     )  # fmt: skip
 
 

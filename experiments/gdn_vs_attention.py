@@ -53,7 +53,11 @@ MAY_GROW = ("patterns", "tasks", "seeds", "rates", "kinds", "cost_lengths")
 _DEFAULT = Settings()
 _WORDS = {k: [*map(str, v)] for k, v in vars(_DEFAULT).items() if isinstance(v, tuple)}
 MATCH = flags.DEFINE_string("match", _DEFAULT.match, "parameters, flops or memory.")
-PATTERNS = flags.DEFINE_list("patterns", _WORDS["patterns"], "Of gdn, 3:1, 1:1, attention.")
+PATTERNS = flags.DEFINE_list(
+    "patterns",
+    _WORDS["patterns"],
+    "Of gdn, 3:1, 1:1, attention, bare (GDN whose convolution sees a token alone).",
+)
 TASKS = flags.DEFINE_list(
     "tasks",
     _WORDS["tasks"],

@@ -75,7 +75,7 @@ def train_voice(runs: Path, weights: Path) -> None:
     sentences, replies, many = runs / "codes", runs / "replies", runs / "many"
     made = ("talker.py", "codes", f"--codec={weights / 'codec'}")
     run(*made, f"--out={sentences}")
-    run(*made, f"--out={replies}", "--task=say_reply")
+    run(*made, f"--out={replies}", "--task=say_reply", f"--thinker={weights}")
     run(*made, f"--out={many}", "--task=say_by_many")
     mixture = f"--config.stage.mixture=codes:{sentences}=0.4,codes:{replies}=0.2,codes:{many}=0.4"
     talker = stage("talker.py", "configs/nano_talker.py", nano_talker.LAST, mixture)

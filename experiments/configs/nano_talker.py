@@ -3,11 +3,12 @@
 talker           every voice and language, under drawn schedules
 talker_speakers  mostly four text tokens and four frames in turn, as the demo speaks
 talker_voices    more of several sentences, also with text held back: in turns of four it would
-                 run ever further ahead of the speech of a long answer
+                 run ever further ahead of the speech of a long answer; and answers behind their
+                 questions, whose media it reads by the Thinker's stream
 
 `python experiments/talker.py codes` makes the frames that all read, of sentences and, with
-`--task=say_reply` and `--task=say_by_many`, of answers and of sentences in 400 drawn voices, so
-that others can be cloned.
+`--task=say_reply --thinker=nano` and `--task=say_by_many`, of answers and of sentences in 400 drawn
+voices, so that others can be cloned.
 """
 
 import ml_collections
@@ -25,7 +26,7 @@ CODES = (
     "codes:runs/nano_codec/many=0.4",
 )
 LAST = "talker_voices"
-TRAINS = (r"^(?!hidden_projection/)",)  # which reads the Thinker's stream: none is given here
+TRAINS = (r"^(?!hidden_projection/)",)  # which reads the Thinker's stream, in the last stage alone
 STAGES = {
     stage.name: stage
     for stage in (
@@ -55,7 +56,7 @@ STAGES = {
             name="talker_voices",
             objective="talker",
             starts_from=("talker_speakers",),
-            trains=TRAINS,
+            trains=(".*",),
             mixture=CODES,
             steps=3400,
             batch=6,
@@ -76,6 +77,8 @@ TRAINING = {
         described=0.6,
         shown=0.9,
         named_language=0.9,
+        contexts=0.8,
+        max_hidden=128,
         mtp_frames=32,
     ),
 }

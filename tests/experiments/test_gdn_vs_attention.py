@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from experiments import _gdn_training as training
 from experiments._gdn_cost import KINDS, crossover, slope
 from experiments.gdn_vs_attention import Settings, run
 from omnijax.errors import UserError
+from omnijax.nn.cache import init_cache
 
 TINIEST = Settings(
     patterns=("gdn", "attention"), tasks=("parity",), seeds=1, steps=2, rows=2, length=32,
@@ -61,6 +63,22 @@ def test_every_pattern_is_as_large_as_attention_by_the_measure_that_is_named(mat
     assert configs["attention"].ffn == 256
     for pattern, config in configs.items():
         assert config.pattern == training.PATTERNS[pattern]
+
+
+def test_bare_gdn_has_no_convolution_and_reads_in_pieces_as_at_once():
+    config = training.decoder_config("bare", width=16, layers=1, ffn=16)
+    model = training.Reader(config, 8)
+    tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 8)
+    params = model.init(jax.random.key(0), tokens)
+    leaves = jax.tree.leaves_with_path(params)
+    taps = {leaf.shape[1] for path, leaf in leaves if "conv" in f"{path}"}
+    assert taps == {1}  # behind the axis of periods
+    whole, _ = model.apply(params, tokens)
+    cache, pieces = init_cache(config, 2, 24), []
+    for begin, end in ((0, 9), (9, 10), (10, 24)):
+        logits, cache = model.apply(params, tokens[:, begin:end], cache)
+        pieces.append(logits)
+    np.testing.assert_allclose(np.concatenate(pieces, 1), whole, atol=1e-5)
 
 
 def test_mixers_that_are_too_large_to_match_are_refused():
