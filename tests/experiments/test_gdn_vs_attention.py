@@ -65,18 +65,20 @@ def test_every_pattern_is_as_large_as_attention_by_the_measure_that_is_named(mat
         assert config.pattern == training.PATTERNS[pattern]
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_bare_gdn_has_no_convolution_and_reads_in_pieces_as_at_once():
     config = training.decoder_config("bare", width=16, layers=1, ffn=16)
     model = training.Reader(config, 8)
     tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 8)
-    params = model.init(jax.random.key(0), tokens)
+    params = jax.jit(model.init)(jax.random.key(0), tokens)
     leaves = jax.tree.leaves_with_path(params)
     taps = {leaf.shape[1] for path, leaf in leaves if "conv" in f"{path}"}
     assert taps == {1}  # behind the axis of periods
-    whole, _ = model.apply(params, tokens)
+    read = jax.jit(model.apply)
+    whole, _ = read(params, tokens)
     cache, pieces = init_cache(config, 2, 24), []
     for begin, end in ((0, 9), (9, 10), (10, 24)):
-        logits, cache = model.apply(params, tokens[:, begin:end], cache)
+        logits, cache = read(params, tokens[:, begin:end], cache)
         pieces.append(logits)
     np.testing.assert_allclose(np.concatenate(pieces, 1), whole, atol=1e-5)
 
