@@ -183,10 +183,12 @@ class Speaker:
         voices: Sequence[Voice],
         *,
         languages: Sequence[str | None] | None = None,
+        contexts: Sequence[Context | None] | None = None,
         seed: int = 0,
     ) -> list[Float[np.ndarray, "_"]]:
-        """A batch of whole answers, each its own length."""
-        codes = self.say_codes(texts, voices, languages=languages, seed=seed)
+        """A batch of whole answers, each its own length; ``contexts``: what each answers."""
+        shown = {"languages": languages, "contexts": contexts}
+        codes = self.say_codes(texts, voices, **shown, seed=seed)
         return [self.decode(row) if len(row) else np.zeros(0, np.float32) for row in codes]
 
     def say_codes(
@@ -195,14 +197,16 @@ class Speaker:
         voices: Sequence[Voice],
         *,
         languages: Sequence[str | None] | None = None,
+        contexts: Sequence[Context | None] | None = None,
         seed: int = 0,
     ) -> list[Int[np.ndarray, "R Q"]]:
         """As `say`, frames instead of samples."""
         config, prompts = self.talker.config, []
         ids = [self.tokenizer.encode(speakable(text), literal=True) for text in texts]
         languages = languages or [None] * len(texts)
-        for text, voice, language in zip(ids, voices, languages, strict=True):
-            shown = {"voice": voice, "language": language}
+        contexts = contexts or [None] * len(texts)
+        for text, voice, language, context in zip(ids, voices, languages, contexts, strict=True):
+            shown = {"voice": voice, "language": language, "context": context}
             if config.form == "dual_track":  # its prompt has the first text token
                 nothing = np.zeros((0, config.codebooks), np.int32)
                 row = shown_dual_track_row(config, self._marks, text[:1], nothing, **shown)

@@ -1,0 +1,52 @@
+"""talker.py's data as its user makes it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omnijax.data import omniworld
+from omnijax.data.codes import CodesSource, Thinkers, fingerprint
+from omnijax.data.omniworld.aloud import question_of
+from omnijax.generate.prompts import collate_prompts
+from omnijax.models.talker.context import users_turn
+from omnijax.pretrained import load
+from omnijax.text import render
+
+ROOT = Path(__file__).parents[2]
+
+
+def codes(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "experiments/talker.py", "codes", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
+
+
+def test_only_answers_have_a_question_to_read():
+    refused = codes("--thinker=nano")
+    assert refused.returncode == 2
+    assert "--thinker reads the questions of say_reply, --task is say" in refused.stderr
+
+
+@pytest.mark.slow
+def test_answers_are_stored_with_what_the_thinker_has_read_of_their_questions(tmp_path):
+    made = ("--task=say_reply", "--thinker=nano", "--count=20", f"--out={tmp_path}")
+    assert codes(*made).returncode == 0
+    assert "utterances of this codec are there" in codes(*made).stdout
+    stored, nano = CodesSource(tmp_path), load("nano")
+    assert stored.thinker == Thinkers(fingerprint(nano.params["embed"]["table"]), 3)
+    source, generator = omniworld.live("train", tasks=["say_reply"]), nano.generator()
+    seen = 0
+    for place in range(8):
+        context, chat = stored[place].context, question_of(source[place])
+        row = render(chat, nano.tokenizer, nano.processor, add_generation_prompt=True)
+        turn = users_turn(nano.tokenizer, row.tokens)
+        np.testing.assert_array_equal(context.tokens, row.tokens[turn])
+        # Read alone, where it was read in a batch.
+        inputs = collate_prompts([row], nano.processor)
+        _, (stream,) = generator.read(generator.start(1), inputs, 3)
+        expected = np.asarray(stream)[turn][context.media]
+        np.testing.assert_allclose(context.hidden, expected, rtol=2e-3, atol=2e-3)
+        seen += len(expected)
+    assert seen
