@@ -1,8 +1,8 @@
 """The Talker: makes its data with a codec, trains it, packs a voice, speaks.
 
     python experiments/talker.py codes                        speech of OmniWorld as codec frames
-    python experiments/talker.py codes --task=say_reply       the answers of its other tasks; with
-        --thinker=nano, what that Thinker has read of each question beside it
+    python experiments/talker.py codes --task=say_reply       the answers of its other tasks, and
+        what --thinker has read of each question
     python experiments/talker.py codes --task=say_by_many     sentences in drawn voices
     python experiments/talker.py train --config=experiments/configs/nano_talker.py:talker_voices
     python experiments/talker.py export RUN FOLDER            the Talker and its stored voices; with
@@ -38,7 +38,7 @@ TASKS = {
 }
 TASK = flags.DEFINE_enum("task", "say", [*TASKS], "codes: sentences, answers, many voices.")
 THINKER = flags.DEFINE_string(
-    "thinker", None, "codes --task=say_reply: whose stream is kept of the questions; none."
+    "thinker", "nano", "codes --task=say_reply: whose stream is kept of the questions; empty: none."
 )
 OUT = flags.DEFINE_string("out", None, "codes: the folder they go to, by default the task's own.")
 COUNT = flags.DEFINE_integer(
@@ -70,9 +70,9 @@ def codes() -> None:
     from omnijax.train.codec import load_codec
 
     reader, thinker = None, None
-    if THINKER.value is not None:
-        if TASK.value != "say_reply":
-            raise UserError(f"--thinker reads the questions of say_reply, --task is {TASK.value}")
+    if THINKER.present and TASK.value != "say_reply":
+        raise UserError(f"--thinker reads the questions of say_reply, --task is {TASK.value}")
+    if THINKER.value and TASK.value == "say_reply":
         reader = Reader(THINKER.value, nano_talker.get_config().talker.accept_hidden_layer)
         thinker = Thinkers(reader.mark, reader.layer)
     codec, params = load_codec(CODEC.value)

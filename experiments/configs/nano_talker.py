@@ -7,8 +7,8 @@ talker_voices    more of several sentences, also with text held back: in turns o
                  questions, whose media it reads by the Thinker's stream
 
 `python experiments/talker.py codes` makes the frames that all read, of sentences and, with
-`--task=say_reply --thinker=nano` and `--task=say_by_many`, of answers and of sentences in 400 drawn
-voices, so that others can be cloned.
+`--task=say_reply` and `--task=say_by_many`, of answers and of sentences in 400 drawn voices, so
+that others can be cloned.
 """
 
 import ml_collections
@@ -89,7 +89,7 @@ TRAINING = {
 DRAWN = SamplingConfig(temperature=0.3, top_k=50)
 # The lead of 8, 12, 16 and 20 with the least WER on validation of answers of six sentences, by the
 # weights of a trial on slower turns; with others 12 alone was tried.
-SPEECH = SpeechConfig(lead=12, sampling=DRAWN, residual_sampling=DRAWN)
+SPEECH = SpeechConfig(lead=12, context=True, sampling=DRAWN, residual_sampling=DRAWN)
 
 
 def get_config(stage: str = LAST) -> ml_collections.ConfigDict:

@@ -315,7 +315,7 @@ def thinker_of(sources: Mapping[str, Thinkers | None], talker: TalkerConfig) -> 
     if not found:
         raise UserError(
             f"contexts are to be read, but none of {', '.join(sources)} has any: "
-            "experiments/talker.py codes --task=say_reply --thinker=nano makes them"
+            "experiments/talker.py codes --task=say_reply makes them"
         )
     if len({*found.values()}) > 1:
         raise UserError(f"the contexts are of several Thinkers or layers: {found}")

@@ -31,7 +31,7 @@ def test_only_answers_have_a_question_to_read():
 
 @pytest.mark.slow
 def test_answers_are_stored_with_what_the_thinker_has_read_of_their_questions(tmp_path):
-    made = ("--task=say_reply", "--thinker=nano", "--count=20", f"--out={tmp_path}")
+    made = ("--task=say_reply", "--count=20", f"--out={tmp_path}")
     assert codes(*made).returncode == 0
     assert "utterances of this codec are there" in codes(*made).stdout
     stored, nano = CodesSource(tmp_path), load("nano")

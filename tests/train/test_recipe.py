@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from experiments.configs import nano, nano_codec, nano_talker
-from omnijax.data.codes import Utterance, write_codes
+from omnijax.data.codes import Thinkers, Utterance, write_codes
 from omnijax.data.omniworld import OmniWorld
 from omnijax.data.omniworld.tasks import TASKS
 from omnijax.errors import UserError
 from omnijax.models.codec import HarmonicsConfig
 from omnijax.models.codec import nano as codec_config
+from omnijax.models.talker.context import Context
 from omnijax.train import recipe
 from omnijax.train.checkpoint import save_weights
 from omnijax.train.kinds import SHIPPED, weights_folder
@@ -123,14 +124,20 @@ def test_every_shipped_part_has_its_name(name):
 
 @pytest.mark.parametrize("name", nano_talker.STAGES)
 def test_a_stage_of_the_talker_draws_and_speaks_what_there_is(name, tmp_path):
-    said = Utterance("hi", "en", "a", "b", np.zeros((2, 16), np.int16))
-    write_codes(tmp_path, "train", [said], "abc")
     config = nano_talker.get_config(name).to_dict()
+    hidden = np.zeros((1, config["talker"]["thinker_width"]), np.float32)
+    asked = Context(np.zeros(1, np.int32), np.ones(1, bool), hidden, np.zeros((1, 3), np.int32))
+    said = Utterance("hi", "en", "a", "b", np.zeros((2, 16), np.int16), asked)
+    thinker = Thinkers("a thinker", config["talker"]["accept_hidden_layer"])
+    write_codes(tmp_path, "train", [said], "abc", thinker)
     config["stage"]["mixture"] = (f"codes:{tmp_path}=1",)
     resolved = resolve(config)
     assert resolved["stage"]["name"] == name
     assert resolved["speech"]["lead"] == nano_talker.SPEECH.lead > 0
     assert from_dict(TalkerTraining, resolved["training"]) == nano_talker.TRAINING[name]
+    # Only the last stage reads what the answers answer; what it ends as does so too.
+    assert (resolved["thinker"] == [*thinker]) == (name == nano_talker.LAST)
+    assert nano_talker.SPEECH.context
 
 
 def test_a_talker_starts_from_the_shipped_one_whatever_its_streams_form_and_its_window(tmp_path):
