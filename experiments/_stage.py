@@ -20,6 +20,8 @@ WORKDIR = flags.DEFINE_string(
 )
 
 
+# What a stage of the voice has for itself: changed, no other stage changes with it.
+OWN = ("training.losses.", "training.contexts", "training.max_hidden")
 SIZES = ("model", "codec", "talker")  # sections of a config whose changes make another model
 
 
@@ -47,7 +49,7 @@ class Recipe:
     def stage_config(self, stage: str) -> ml_collections.ConfigDict:
         """Another stage's config with this one's changes to model, data and run.
 
-        How losses are weighed is a stage's own.
+        What is in OWN stays a stage's own.
         """
         if stage == self.stage:
             return self.config
@@ -57,7 +59,7 @@ class Recipe:
         for name, value in ours.items():
             if name.startswith("stage.") and name != "stage.mixture" or name not in theirs:
                 continue
-            if name.startswith("training.losses."):
+            if name.startswith(OWN):
                 continue
             # The voice's stages share one source; the Thinker's each have their own mixture.
             if name == "stage.mixture" and self.config.stage.objective not in ("codec", "talker"):

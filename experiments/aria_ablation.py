@@ -125,7 +125,7 @@ def speaker_of(run: Path, variant: Variant, prefix: int, codec, source):
     params, config = read_params(run / "checkpoints")
     talker = Talker(from_dict(TalkerConfig, config["talker"], "config.talker."))
     voices = stored_voices(source, config["training"]["reference_frames"][1])
-    ways = {"lead": 0, "text_prefix": prefix, "context": False} | variant.speech
+    ways = {"lead": 0, "text_prefix": prefix} | variant.speech
     speech = dataclasses.replace(nano_talker.SPEECH, **ways)
     tokenizer = open_tokenizer(config["tokenizer"])
     pace = paces((source[i] for i in range(len(source))), tokenizer)

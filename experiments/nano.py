@@ -81,7 +81,8 @@ def train_voice(runs: Path, weights: Path) -> None:
     talker = stage("talker.py", "configs/nano_talker.py", nano_talker.LAST, mixture)
     run("talker.py", "export", str(talker), str(weights / "talker"))
     run("codec.py", "score", f"--weights={weights / 'codec'}", f"--recogniser={weights}")
-    run("talker.py", "score", f"--weights={weights}", f"--recogniser={weights}")
+    beside = f"--recogniser={weights}", f"--thinker={weights}"
+    run("talker.py", "score", f"--weights={weights}", *beside)
 
 
 def main() -> int:

@@ -38,7 +38,9 @@ TASKS = {
 }
 TASK = flags.DEFINE_enum("task", "say", [*TASKS], "codes: sentences, answers, many voices.")
 THINKER = flags.DEFINE_string(
-    "thinker", "nano", "codes --task=say_reply: whose stream is kept of the questions; empty: none."
+    "thinker",
+    "nano",
+    "codes --task=say_reply: whose stream of the questions is kept, empty: none; score: who talks.",
 )
 OUT = flags.DEFINE_string("out", None, "codes: the folder they go to, by default the task's own.")
 COUNT = flags.DEFINE_integer(
@@ -65,16 +67,20 @@ def codes() -> None:
     """Each utterance through the codec's encoder, several of a length at a time."""
     from rich.progress import track
 
-    from omnijax.data.codes import Thinkers, fingerprint, write_codes
+    from omnijax.data.codes import ThinkerStream, fingerprint, write_codes
     from omnijax.data.omniworld import live
+    from omnijax.pretrained import load
     from omnijax.train.codec import load_codec
 
     reader, thinker = None, None
     if THINKER.present and TASK.value != "say_reply":
         raise UserError(f"--thinker reads the questions of say_reply, --task is {TASK.value}")
     if THINKER.value and TASK.value == "say_reply":
-        reader = Reader(THINKER.value, nano_talker.get_config().talker.accept_hidden_layer)
-        thinker = Thinkers(reader.mark, reader.layer)
+        config = _stage.CONFIG.value or nano_talker.get_config()
+        if "talker" not in config:
+            raise UserError("--config has no section talker: give a Talker's, or none")
+        reader = Reader(load(THINKER.value), config.talker.accept_hidden_layer)
+        thinker = ThinkerStream(reader.mark, reader.layer)
     codec, params = load_codec(CODEC.value)
     mark = fingerprint(params["quantiser"]["codebooks"])
     folder, count_of_all = TASKS[TASK.value]
@@ -105,13 +111,10 @@ def made_before(folder: Path, split: str, count: int, by: tuple) -> bool:
 class Reader:
     """What a Thinker reads of the questions that replies answer."""
 
-    def __init__(self, weights: str, layer: int):
-        from omnijax.data.codes import fingerprint
-        from omnijax.pretrained import load
-
-        self._thinker, self.layer = load(weights), layer
-        self._generator = self._thinker.generator()
-        self.mark = fingerprint(self._thinker.params["embed"]["table"])
+    def __init__(self, thinker, layer: int):
+        self._thinker, self.layer = thinker, layer
+        self._generator = thinker.generator()
+        self.mark = self._generator.mark
 
     def __call__(self, examples: list[dict]) -> list:
         """The context of each."""
@@ -223,13 +226,13 @@ def score() -> None:
         check_output(REPORT.value)
     source = live("test", tasks=["say"])
     examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
-    speaker, thinker = load_speaker(WEIGHTS.value), load(RECOGNISER.value)
-    reader = None
+    speaker, recogniser = load_speaker(WEIGHTS.value), load(RECOGNISER.value)
+    thinker, reader = load(THINKER.value), None
     if speaker.generator.config.context:
-        reader = Reader(RECOGNISER.value, speaker.thinker.layer)
+        reader = Reader(thinker, speaker.thinker.layer)
         if reader.mark != speaker.thinker.mark:
             raise UserError(
-                f"the voice reads the stream of Thinker {speaker.thinker.mark}, --recogniser is "
+                f"the voice reads the stream of Thinker {speaker.thinker.mark}, --thinker is "
                 f"{reader.mark}"
             )
     figures: dict[str, float] = {}
@@ -243,14 +246,14 @@ def score() -> None:
         if REPORT.value:
             Path(REPORT.value).write_text(json.dumps(figures, indent=2) + "\n")
 
-    report(score_speech(speaker, thinker, examples))
+    report(score_speech(speaker, recogniser, examples))
     if ANSWERS.value:
         replies = live("test", tasks=["say_reply"])
         replies = [replies[i] for i in range(min(ANSWERS.value, len(replies)))]
-        report(score_speech(speaker, thinker, replies), "answers alone: ")
+        report(score_speech(speaker, recogniser, replies), "answers alone: ")
         if reader:
             asked = [turn for i in range(0, len(replies), 8) for turn in reader(replies[i : i + 8])]
-            found = score_speech(speaker, thinker, replies, contexts=asked)
+            found = score_speech(speaker, recogniser, replies, contexts=asked)
             report(found, "answers behind their questions: ")
     if LONG.value:
         long = joined([source[i] for i in range(len(source))], SENTENCES)
@@ -258,7 +261,7 @@ def score() -> None:
         for answer in long:
             found[answer["meta"]["language"]].append(answer)
         few = [answer for own in found.values() for answer in own[: LONG.value]]
-        report(score_speech(speaker, thinker, few), f"{SENTENCES} sentences an answer: ")
+        report(score_speech(speaker, recogniser, few), f"{SENTENCES} sentences an answer: ")
     asked = live("test", tasks=["picture_question_spoken"])
     questions = [asked[i] for i in range(min(SESSIONS, len(asked)))]
     report(score_latency(speaker, thinker, questions), "conversation: ")

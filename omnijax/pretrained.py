@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omnijax.data.codes import UNREADABLE, CodesSource, Thinkers, Utterance, fingerprint
+from omnijax.data.codes import UNREADABLE, CodesSource, ThinkerStream, Utterance, fingerprint
 from omnijax.errors import UserError
 from omnijax.files import whole
 from omnijax.generate.sampling import SamplingConfig
@@ -148,7 +148,7 @@ def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> S
             voices = [StoredVoice(name, words, file[name].astype(np.int32)) for name, words in rows]
     except UNREADABLE as error:
         raise UserError(f"no readable voices in {directory / 'talker'}: {error}") from None
-    thinker = Thinkers(*config["thinker"]) if config.get("thinker") else None
+    thinker = ThinkerStream(*config["thinker"]) if config.get("thinker") else None
     return Speaker(
         Talker(talker), params, codec, codec_params, tokenizer, voices, speech,
         pace=config["pace"], thinker=thinker,
@@ -171,6 +171,8 @@ def export_talker(run: Path, directory: Path, speech: SpeechConfig | None = None
         raise UserError(
             f"{run} was trained on codes of codec {config['codec']}, there are now {source.codec}'s"
         )
+    if speech is not None and speech.context and not config.get("thinker"):
+        raise UserError(f"speech.context is set, but {run} has learned to read no Thinker's stream")
     kept = {name: config[name] for name in EXPORTED}
     tokenizer = open_tokenizer(config["tokenizer"])
     kept["speech"] = to_dict(speech) if speech else config.get("speech", {})

@@ -89,7 +89,7 @@ TRAINING = {
 DRAWN = SamplingConfig(temperature=0.3, top_k=50)
 # The lead of 8, 12, 16 and 20 with the least WER on validation of answers of six sentences, by the
 # weights of a trial on slower turns; with others 12 alone was tried.
-SPEECH = SpeechConfig(lead=12, context=True, sampling=DRAWN, residual_sampling=DRAWN)
+SPEECH = SpeechConfig(lead=12, sampling=DRAWN, residual_sampling=DRAWN)
 
 
 def get_config(stage: str = LAST) -> ml_collections.ConfigDict:
@@ -102,7 +102,8 @@ def get_config(stage: str = LAST) -> ml_collections.ConfigDict:
             "tokenizer": "nano",
             "talker": to_dict(presets.nano()),
             "training": to_dict(TRAINING[stage]),
-            "speech": to_dict(SPEECH),
+            # A Talker that has learned to read the user's turn does so.
+            "speech": to_dict(SPEECH) | {"context": TRAINING[stage].contexts > 0},
             "stage": to_dict(STAGES[stage]),
             "mesh": {"data": 1, "fsdp": 1, "context": 1, "tensor": 1, "expert": 1},
             "run": to_dict(RunConfig()),

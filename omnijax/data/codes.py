@@ -21,10 +21,14 @@ import numpy as np
 from omnijax.errors import UserError
 from omnijax.files import whole
 from omnijax.models.talker.context import Context
-from omnijax.typing import Int
+from omnijax.sharding import flatten
+from omnijax.typing import Int, PyTree
 
 # What numpy raises for a file that is no npz, is cut off, empty, or lacks a part.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+_LOOKED_AT = 4096
 
 
 class Utterance(NamedTuple):
@@ -49,9 +53,24 @@ def fingerprint(table: Any) -> str:
     return hashlib.sha256(kept.tobytes()).hexdigest()[:16]
 
 
-class Thinkers(NamedTuple):
-    """Whose stream contexts hold: a Thinker by the `fingerprint` of its embedding, and the layer
-    after which its stream was read."""
+def fingerprint_of(params: PyTree) -> str:
+    """Of all weights that reach a Thinker's stream, to the precision in which they are kept.
+
+    Of each array no more than some thousands of entries are looked at, evenly spread: training
+    leaves none of them as it was.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flatten(params).items()):
+        if path.split("/")[0] != "lm_head":
+            entries = leaf.reshape(-1)
+            entries = entries[:: -(-entries.size // _LOOKED_AT)]
+            digest.update(f"{path} {leaf.shape} {fingerprint(entries)}".encode())
+    return digest.hexdigest()[:16]
+
+
+class ThinkerStream(NamedTuple):
+    """Whose stream contexts hold: a Thinker by `fingerprint_of` its weights, and the layer after
+    which its stream was read."""
 
     mark: str
     layer: int
@@ -62,7 +81,7 @@ def write_codes(
     split: str,
     utterances: Iterable[Utterance],
     codec: str,
-    thinker: Thinkers | None = None,
+    thinker: ThinkerStream | None = None,
 ) -> int:
     """Writes a split's file, whole or not at all; returns how many utterances it has.
 
@@ -73,8 +92,10 @@ def write_codes(
     for utterance in utterances:
         if not len(utterance.codes):
             raise UserError(f"utterance {len(rows)} ({utterance.text!r}) has no frames")
-        if utterance.context is not None and thinker is None:
-            raise UserError(f"utterance {len(rows)} has a context, but of no Thinker")
+        if utterance.context is not None:
+            if thinker is None:
+                raise UserError(f"utterance {len(rows)} has a context, but of no Thinker")
+            _check_context(utterance.context, f"the context of utterance {len(rows)}")
         rows.append(utterance[:4])
         codes.append(np.asarray(utterance.codes, np.int16))
         lengths.append(len(utterance.codes))
@@ -94,16 +115,28 @@ def write_codes(
     return len(rows)
 
 
+def _check_context(context: Context, name: str) -> None:
+    """What is stored is found again by how many media positions come before it."""
+    if context.positions is None:
+        raise UserError(f"{name} has no positions")
+    tokens, states = len(context.tokens), len(context.hidden)
+    if {tokens} != {len(context.media), len(context.positions)} or context.media.sum() != states:
+        raise UserError(
+            f"{name} has {tokens} tokens, {len(context.positions)} positions, {len(context.media)} "
+            f"marks of media, {context.media.sum()} of them set, and {states} states"
+        )
+    most = np.abs(context.hidden).max(initial=0)
+    if not most <= np.finfo(np.float16).max:  # nor NaN
+        raise UserError(
+            f"{name}: the Thinker's stream reaches {most:g}, half precision ends at "
+            f"{np.finfo(np.float16).max:g}"
+        )
+
+
 def _as_arrays(contexts: list[Context | None]) -> dict[str, np.ndarray]:
     there = [context for context in contexts if context is not None]
     if not there:
         raise UserError("no utterance has a context of the Thinker that is named")
-    hidden = np.concatenate([c.hidden for c in there])
-    if np.abs(hidden).max(initial=0) > np.finfo(np.float16).max:
-        raise UserError(
-            f"the Thinker's stream reaches {np.abs(hidden).max():g}, half precision ends at "
-            f"{np.finfo(np.float16).max:g}"
-        )
     return {
         "context_lengths": np.array(
             [0 if c is None else len(c.tokens) for c in contexts], np.int32
@@ -111,7 +144,7 @@ def _as_arrays(contexts: list[Context | None]) -> dict[str, np.ndarray]:
         "context_tokens": np.concatenate([c.tokens for c in there]).astype(np.int32),
         "context_media": np.concatenate([c.media for c in there]).astype(bool),
         "context_positions": np.concatenate([c.positions for c in there]).astype(np.int32),
-        "context_hidden": hidden.astype(np.float16),
+        "context_hidden": np.concatenate([c.hidden for c in there]).astype(np.float16),
     }
 
 
@@ -139,15 +172,15 @@ def codec_of(folder: str | os.PathLike, split: str = "train") -> str:
     return made_by(folder, split)[0]
 
 
-def made_by(folder: str | os.PathLike, split: str = "train") -> tuple[str, Thinkers | None]:
+def made_by(folder: str | os.PathLike, split: str = "train") -> tuple[str, ThinkerStream | None]:
     """The mark of the codec that made a split's codes, and whose stream its contexts hold."""
     with _opened(folder, split) as file:
         return _made_by(json.loads(file["meta"].tobytes()))
 
 
-def _made_by(meta: Mapping[str, Any]) -> tuple[str, Thinkers | None]:
+def _made_by(meta: Mapping[str, Any]) -> tuple[str, ThinkerStream | None]:
     thinker = meta.get("thinker")
-    return meta["codec"], Thinkers(*thinker) if thinker else None
+    return meta["codec"], ThinkerStream(*thinker) if thinker else None
 
 
 @contextlib.contextmanager

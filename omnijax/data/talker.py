@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from omnijax.data.batch import Fill, RowBudget
-from omnijax.data.codes import CodesSource, Thinkers, Utterance, check_codec
+from omnijax.data.codes import CodesSource, ThinkerStream, Utterance, check_codec
 from omnijax.data.mixture import mix, open_mixture, order_fingerprint
 from omnijax.data.pipeline import Pipeline
 from omnijax.errors import UserError
@@ -52,6 +52,7 @@ class TalkerDraws:
     named_language: float = 0.8  # the language's mark stands before the answer
     asks: bool = False  # requests for text are learned (the policy "learned")
     contexts: float = 0.0  # of items that have one: the Thinker's stream is in the prompt
+    max_hidden: int = 0  # media positions of the contexts in a row
 
     def __post_init__(self):
         for field in ("described", "shown", "named_language", "contexts"):
@@ -63,6 +64,11 @@ class TalkerDraws:
             raise UserError(f"reference_frames is {self.reference_frames}: least, then most")
         if not self.joined or min(self.joined) < 0 or not sum(self.joined):
             raise UserError(f"joined is {self.joined}: shares of one utterance, two and so on")
+        if self.max_hidden < 0 or bool(self.contexts) != bool(self.max_hidden):
+            raise UserError(
+                f"contexts is {self.contexts} and max_hidden {self.max_hidden}: rows with contexts "
+                "need room for their media, others none"
+            )
         _ = self.schedule_shares()
 
     def schedule_shares(self) -> dict[str, float]:
@@ -95,7 +101,6 @@ class TalkerDataConfig(TalkerDraws):
     split: str = "train"
     batch_size: int = 2  # rows
     max_tokens: int = 768  # a row
-    max_hidden: int = 0  # media positions of a row's contexts
     seed: int = 0
     shuffle: bool = True
     threads: int = 2
@@ -107,11 +112,6 @@ class TalkerDataConfig(TalkerDraws):
         for field in ("batch_size", "max_tokens", "packing_rows", "prefetch_batches"):
             if getattr(self, field) < 1:
                 raise UserError(f"{field} is {getattr(self, field)}, it must be at least 1")
-        if bool(self.contexts) != (self.max_hidden > 0):
-            raise UserError(
-                f"contexts is {self.contexts} and max_hidden {self.max_hidden}: rows with contexts "
-                "need room for their media, others none"
-            )
 
 
 @dataclasses.dataclass(eq=False)
@@ -291,11 +291,13 @@ def make_talker_pipeline(
     dataset = grain.experimental.ThreadPrefetchIterDataset(
         batches, prefetch_buffer_size=config.prefetch_batches
     )
-    fingerprint = order_fingerprint(
-        config,
-        [(len(source), source.codec) for source in opened.values()],
-        but=("threads", "prefetch_batches"),
-    )
+    known = [(len(source), source.codec) for source in opened.values()]
+    but = ("threads", "prefetch_batches")
+    if config.contexts:
+        known += [source.thinker for source in opened.values()]
+    else:  # the order that there was before there were any
+        but += ("contexts", "max_hidden")
+    fingerprint = order_fingerprint(config, known, but)
     return Pipeline(dataset, fingerprint, maker, RowBudget(max_tokens=config.max_tokens))
 
 
@@ -304,12 +306,11 @@ def _sizes(row: TalkerRow, limits: Mapping[str, int]) -> dict[str, np.ndarray]:
     return {name: np.zeros(len(getattr(row, name)), np.int8) for name in limits}
 
 
-def thinker_of(sources: Mapping[str, Thinkers | None], talker: TalkerConfig) -> Thinkers:
+def thinker_of(sources: Mapping[str, ThinkerStream | None], talker: TalkerConfig) -> ThinkerStream:
     """Whose stream the contexts of a mixture hold.
 
     Raises:
-      UserError: no source has any; they are of several; of another layer or width than the Talker
-        accepts.
+      UserError: no source has any; they are of several; of another layer than the Talker accepts.
     """
     found = {name: thinker for name, thinker in sources.items() if thinker}
     if not found:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omnijax.data.codes import fingerprint
 from omnijax.errors import UserError
 from omnijax.generate.events import (
     AnswerReader,
@@ -86,13 +85,11 @@ class Session:
         self.speech: Speech | None = None
         self._before: Any = None  # the rows before the answer, to go back to if it is interrupted
         self._listens = speaker is not None and speaker.generator.config.context
-        if self._listens:
-            mark = fingerprint(generator.params["embed"]["table"])
-            if mark != speaker.thinker.mark:
-                raise UserError(
-                    f"the voice has learned to read the stream of Thinker {speaker.thinker.mark}, "
-                    f"this one is {mark}"
-                )
+        if self._listens and generator.mark != speaker.thinker.mark:
+            raise UserError(
+                f"the voice has learned to read the stream of Thinker {speaker.thinker.mark}, this "
+                f"one is {generator.mark}: with speech.context false in its config it reads none"
+            )
 
     def push(
         self, *items: dict, text=None, image=None, audio=None, video=None, tool_result=None
@@ -154,9 +151,10 @@ class Session:
                 f"{max_new_tokens}, the conversation has room for {room}"
             )
         inputs = collate_prompts([rendered], self._processor)
-        spoken, heard = {"language": self._language}, None
+        heard, language = None, self._language
         if self._speaker is not None:  # before anything is read: it may be refused
-            self._speaker.prompt(self._voice, **spoken, context=self._heard(rendered, None))
+            turn = self._heard(rendered, None)
+            self._speaker.prompt(self._voice, language=language, context=turn)
         if self._listens:
             layer = self._speaker.talker.config.accept_hidden_layer
             self._rows, stream = self._generator.read(self._rows, inputs, layer)
@@ -165,7 +163,9 @@ class Session:
         else:
             self._rows = self._generator.prefill(self._rows, inputs)
         if self._speaker is not None:
-            self.speech = self._speaker.start(self._voice, **spoken, context=heard, seed=self._seed)
+            self.speech = self._speaker.start(
+                self._voice, language=language, context=heard, seed=self._seed
+            )
             self._before = jax.tree.map(jnp.copy, self._rows)  # decoding takes the rows' buffers
         self.messages += [*self.unread, {"role": "assistant", "content": ""}]
         self.unread, self._chat, self._reply = [], chat, []
@@ -176,7 +176,8 @@ class Session:
         if not self._listens:
             return None
         if stream is None:
-            stream = np.zeros((len(rendered.tokens), self._speaker.talker.config.thinker_width))
+            shape = len(rendered.tokens), self._speaker.talker.config.thinker_width
+            stream = np.broadcast_to(np.float32(0), shape)
         media = self._generator.model.config.media_ids
         return context_of(self._tokenizer, media, rendered.tokens, rendered.positions, stream)
 

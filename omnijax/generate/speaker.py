@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from omnijax.data.codes import Thinkers
+from omnijax.data.codes import ThinkerStream
 from omnijax.errors import UserError
 from omnijax.generate.speech import ENDLESS, PACE, SpeechConfig, SpeechGenerator, SpeechStream
 from omnijax.media.audio import Audio, check_audio, resample
@@ -67,7 +67,7 @@ class Speaker:
         *,
         max_len: int = 1024,
         pace: Mapping[str, float] | None = None,
-        thinker: Thinkers | None = None,
+        thinker: ThinkerStream | None = None,
     ):
         """`pace`: frames that a text token takes on average in each language, by which
         `Speech.said` is told and text is held back; "" where no language is named.
@@ -85,7 +85,14 @@ class Speaker:
         self.voices: Mapping[str, StoredVoice] = {voice.name: voice for voice in voices}
         self.thinker = thinker
         if self.generator.config.context and thinker is None:
-            raise UserError("the Talker is to read contexts, but has learned to read no Thinker's")
+            raise UserError(
+                "speech.context is set, but the Talker has learned to read no Thinker's stream"
+            )
+        if thinker is not None and thinker.layer != talker.config.accept_hidden_layer:
+            raise UserError(
+                f"the Talker has learned the Thinker's stream after {thinker.layer} layers, "
+                f"accept_hidden_layer is {talker.config.accept_hidden_layer}"
+            )
         self._marks = chat_marks(tokenizer)
 
     def voice(self, name: str | None = None, *, describe: str | None = None) -> Voice:
@@ -142,8 +149,8 @@ class Speaker:
         """What is read before an answer.
 
         Raises:
-          UserError: it is too long; a language that the Talker has not learned; a Talker of two
-            tracks.
+          UserError: it is too long; a language that the Talker has not learned, codes, ids or a
+            width that it has not; a Talker of two tracks.
         """
         if self.talker.config.form != "aria":
             raise UserError("a Talker of two tracks speaks whole texts: use say")

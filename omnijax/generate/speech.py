@@ -176,7 +176,8 @@ class SpeechGenerator:
         longest = max(len(prompt.tokens) for prompt in prompts)
         if longest > self.max_len:
             raise UserError(
-                f"the prompt has {longest} positions, the limit (max_len) is {self.max_len}"
+                f"the Talker's prompt (voice, user's turn where it reads that) has {longest} "
+                f"positions, the limit (max_len) is {self.max_len}"
             )
 
     def __call__(

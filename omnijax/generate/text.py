@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from omnijax.data.codes import fingerprint_of
 from omnijax.errors import UserError
 from omnijax.generate.sampling import SamplingConfig, sample
 from omnijax.models.thinker import Thinker
@@ -66,6 +67,11 @@ class TextGenerator:
         self.stop_ids = tuple(stop_ids)
         self.sampling = sampling or SamplingConfig()
         self.max_len, self.prefill_chunk, self.block = max_len, prefill_chunk, block
+
+    @functools.cached_property
+    def mark(self) -> str:
+        """By which a Talker knows whose stream it reads."""
+        return fingerprint_of(self.params)
 
     def start(self, batch: int, seed: int = 0) -> DecodeState:
         """Empty rows."""

@@ -23,11 +23,10 @@ class TalkerTraining(TalkerDraws):
 
     residual_weight: float = 1.0
     mtp_frames: int = 128  # of a row, drawn anew at each step; 0: all
-    max_hidden: int = 0  # media positions of the contexts in a row
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("residual_weight", "mtp_frames", "max_hidden"):
+        for field in ("residual_weight", "mtp_frames"):
             if getattr(self, field) < 0:
                 raise UserError(f"{field} is {getattr(self, field)}, it must not be negative")
 
@@ -46,17 +45,32 @@ def resolve(config: Config) -> dict[str, Any]:
             f"config.talker.text_vocab_size is {talker.text_vocab_size}, the tokenizer has "
             f"{tokenizer.vocab_size} tokens"
         )
-    made = {name: made_by(folder) for name, folder in code_folders(stage).items()}
+    folders = code_folders(stage)
+    made = {name: made_by(folder) for name, folder in folders.items()}
+    split = from_dict(RunConfig, config.get("run", {}), "config.run.").eval_split
+    for name, folder in folders.items():
+        # One that is missing is told of by whoever opens it.
+        if (folder / f"{split}.npz").is_file() and made_by(folder, split) != made[name]:
+            raise UserError(
+                f"{folder} has a train split by (codec, Thinker) {made[name]} and a {split} split "
+                f"by {made_by(folder, split)}: make them again"
+            )
     marks = {name: codec for name, (codec, _) in made.items()}
     if len(set(marks.values())) > 1:
         raise UserError(f"config.stage.mixture has codes of several codecs: {marks}")
     thinkers = {name: thinker for name, (_, thinker) in made.items()}
+    speech = from_dict(SpeechConfig, config.get("speech", {}), "config.speech.")
+    if speech.context and not training.contexts:
+        raise UserError(
+            "config.speech.context is set, but config.training.contexts is 0: it would read what "
+            "it has not learned to"
+        )
     parts = {
         "talker": to_dict(talker),
         "training": to_dict(training),
         "codec": min(marks.values()),
         "thinker": thinker_of(thinkers, talker) if training.contexts else None,
-        "speech": to_dict(from_dict(SpeechConfig, config.get("speech", {}), "config.speech.")),
+        "speech": to_dict(speech),
     }
     return {**config, **json.loads(json.dumps(parts))}
 
@@ -82,7 +96,6 @@ def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
             split=split,
             batch_size=stage.batch,
             max_tokens=stage.tokens,
-            max_hidden=training.max_hidden,
             seed=stage.seed,
             shuffle=split == "train",
             threads=run.reading_threads,

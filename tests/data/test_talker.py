@@ -2,6 +2,8 @@
 that a checkpoint keeps."""
 
 import dataclasses
+import hashlib
+import json
 
 import jax
 import numpy as np
@@ -9,10 +11,11 @@ import pytest
 
 from omnijax.data.codes import (
     CodesSource,
-    Thinkers,
+    ThinkerStream,
     Utterance,
     codec_of,
     fingerprint,
+    fingerprint_of,
     write_codes,
 )
 from omnijax.data.talker import RowMaker, TalkerDataConfig, make_talker_pipeline
@@ -43,7 +46,7 @@ def source(tmp_path_factory):
     return CodesSource(folder, "train")
 
 
-THINKER = Thinkers("a thinker", TALKER.accept_hidden_layer)
+THINKER = ThinkerStream("a thinker", TALKER.accept_hidden_layer)
 
 
 def turn(i):
@@ -157,7 +160,38 @@ def test_contexts_that_nobody_can_read_are_refused(source, answers, tmp_path):
     loud = said._replace(context=turn(2)._replace(hidden=1e5 * turn(2).hidden))
     with pytest.raises(UserError, match="stream reaches 200000, half precision ends at 65504"):
         write_codes(tmp_path, "train", [loud], "abc", THINKER)
+    for wrong, named in (
+        ({"hidden": np.nan * turn(2).hidden}, "the context of utterance 0: .*stream reaches nan"),
+        ({"hidden": turn(2).hidden[:1]}, "utterance 0 has 5 tokens, .* 2 of them set, and 1 stat"),
+        ({"tokens": turn(2).tokens[:4]}, "utterance 0 has 4 tokens, 5 positions, 5 marks of media"),
+        ({"positions": None}, "the context of utterance 0 has no positions"),
+    ):
+        bad = said._replace(context=turn(2)._replace(**wrong))
+        with pytest.raises(UserError, match=named):
+            write_codes(tmp_path, "train", [bad], "abc", THINKER)
     assert not [*tmp_path.iterdir()]
+
+
+def test_an_order_is_the_one_that_it_was_before_there_were_contexts(source):
+    config = dataclasses.asdict(TalkerDataConfig(mixture=((SOURCE, 1.0),), max_tokens=400))
+    but = ("threads", "prefetch_batches", "contexts", "max_hidden")
+    fields = {name: value for name, value in config.items() if name not in but}
+    text = json.dumps([fields, [[24, "abc"]]], sort_keys=True)
+    assert pipeline(source)._fingerprint == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_a_thinker_s_mark_is_of_all_that_reaches_its_stream_at_the_precision_kept():
+    rng = np.random.default_rng(0)
+    params = {
+        part: {"w": rng.normal(size=(90, 91)).astype(np.float32)}
+        for part in ("embed", "audio", "decoder", "lm_head")
+    }
+    kept = jax.tree.map(lambda w: np.asarray(jax.numpy.asarray(w, "bfloat16"), np.float32), params)
+    mark = fingerprint_of(params)
+    assert fingerprint_of(kept) == mark == fingerprint_of(jax.tree.map(jax.numpy.asarray, params))
+    for part in params:
+        moved = params | {part: {"w": 1.1 * params[part]["w"]}}
+        assert (fingerprint_of(moved) == mark) == (part == "lm_head")
 
 
 def test_a_voice_is_shown_by_another_utterance_of_its_own(source):

@@ -14,6 +14,7 @@ import soundfile
 ROOT = Path(__file__).parents[2]
 NANO = "experiments/configs/nano.py"
 CODEC = "experiments/configs/nano_codec.py"
+TALKER = "experiments/configs/nano_talker.py"
 
 # Calls `thinker.py` for each list of arguments on stdin, each in a fork: imports cost seconds.
 DRIVER = f"""
@@ -30,6 +31,14 @@ for number, argv in enumerate(json.load(sys.stdin)):
         os.dup2(out, 1), os.dup2(out, 2)
         sys.argv = ["thinker.py", *argv]
         objective = "codec" if {CODEC!r} in "".join(argv) else "lm"
+        if "--own" in argv:
+            sys.argv.remove("--own")
+            def main():
+                recipe = _stage.from_flags("talker")
+                for stage in ("talker_speakers", "talker_voices"):
+                    training = recipe.stage_config(stage).training
+                    print(training.contexts, training.max_hidden, training.shown)
+            launch(main)
         if "--losses" in argv:
             sys.argv.remove("--losses")
             def main():
@@ -70,6 +79,13 @@ CASES = {
         "--config.training.losses.periodicity=3",
         "--config.training.frames=40",
         "--losses",
+    ],
+    "contexts": [
+        f"--config={TALKER}:talker_voices",
+        "--config.training.contexts=0.5",
+        "--config.training.max_hidden=64",
+        "--config.training.shown=0.7",
+        "--own",
     ],
     "pattern": [f"--config={NANO}:s2", "--config.model.decoder.pattern=full", "--show"],
     "workdir": [f"--config={NANO}:s2", "--workdir=/runs/mine/s2", "--show"],
@@ -132,6 +148,8 @@ def test_losses_are_a_stage_s_own_and_other_changes_reach_the_stages_before(answ
     code, printed = answers["losses"]
     assert code == 0
     assert printed.split() == ["codec_encoder", "0.0", "40", "codec_decoder", "3.0", "40"]
+    code, printed = answers["contexts"]
+    assert code == 0 and printed.split() == ["0.0", "0", "0.7", "0.5", "64", "0.7"]
 
 
 def test_attention_in_place_of_gdn_is_one_flag_and_has_its_own_folder(answers):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from omnijax.data import omniworld
-from omnijax.data.codes import CodesSource, Thinkers, fingerprint
+from omnijax.data.codes import CodesSource, ThinkerStream
 from omnijax.data.omniworld.aloud import question_of
 from omnijax.generate.prompts import collate_prompts
 from omnijax.models.talker.context import users_turn
@@ -35,8 +35,8 @@ def test_answers_are_stored_with_what_the_thinker_has_read_of_their_questions(tm
     assert codes(*made).returncode == 0
     assert "utterances of this codec are there" in codes(*made).stdout
     stored, nano = CodesSource(tmp_path), load("nano")
-    assert stored.thinker == Thinkers(fingerprint(nano.params["embed"]["table"]), 3)
     source, generator = omniworld.live("train", tasks=["say_reply"]), nano.generator()
+    assert stored.thinker == ThinkerStream(generator.mark, 3)
     seen = 0
     for place in range(8):
         context, chat = stored[place].context, question_of(source[place])

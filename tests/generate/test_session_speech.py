@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from omnijax.data.codes import Thinkers, fingerprint
+from omnijax.data.codes import ThinkerStream, fingerprint_of
 from omnijax.errors import UserError
 from omnijax.generate.prompts import collate_prompts
 from omnijax.generate.session import AudioChunk, Session, TextDelta, ToolCall, TurnEnd
@@ -18,6 +18,7 @@ from omnijax.models.talker import Talker
 from omnijax.models.talker.context import context_of
 from omnijax.models.thinker import Thinker
 from omnijax.text import ChatStyle, render
+from omnijax.text.chat import ChatState
 from omnijax.text.tools import ToolCall as Call
 from omnijax.text.tools import render_call
 
@@ -106,12 +107,12 @@ def listener(model, **options):  # noqa: F811
     talker = dataclasses.replace(tiny.TALKER, thinker_width=model[0].config.decoder.width)
     shape = (talker.thinker_width, talker.decoder.width)
     heard = {"w": jax.random.normal(jax.random.key(5), shape)}
-    mark = fingerprint(model[1]["embed"]["table"])
+    mark = fingerprint_of(model[1])
     return Speaker(
         Talker(talker), tiny.params() | {"hidden_projection": heard},
         Codec(tiny.tiny_codec.config()), tiny.codec_params(), TOKENIZER, tiny.VOICES,
         dataclasses.replace(tiny.GREEDY, context=True),
-        **{"max_len": 256, "thinker": Thinkers(mark, talker.accept_hidden_layer)} | options,
+        **{"max_len": 256, "thinker": ThinkerStream(mark, talker.accept_hidden_layer)} | options,
     )  # fmt: skip
 
 
@@ -153,19 +154,22 @@ def test_the_talker_reads_the_user_s_turn_as_the_thinker_has_read_it(model):  # 
 def test_a_turn_that_the_talker_cannot_read_is_refused_before_anything_is(model):  # noqa: F811
     talk = session(model, listener(model, max_len=48), ANSWER + END)
     talk.push(image=IMAGE, text="what is left of the red circle, and what is right of it?")
-    with pytest.raises(UserError, match=r"the prompt has \d+ positions, the limit .* is 48"):
+    with pytest.raises(UserError, match=r"user's turn.* has \d+ positions, the limit .* is 48"):
         talk.respond()
+    assert int(talk._rows.cache.length[0]) == 0 and talk._chat == ChatState()
     talk.drop()
     talk.push(text="hi")
     assert any(isinstance(event, AudioChunk) for event in talk.respond(16))
 
 
 def test_the_stream_of_another_thinker_is_refused(model):  # noqa: F811
-    other = Thinkers("of another", 2)
+    other = ThinkerStream("of another", 2)
     with pytest.raises(UserError, match="learned to read the stream of Thinker of another, this"):
         session(model, listener(model, thinker=other), ANSWER + END)
     with pytest.raises(UserError, match="has learned to read no Thinker's"):
         listener(model, thinker=None)
+    with pytest.raises(UserError, match="after 3 layers, accept_hidden_layer is 2"):
+        listener(model, thinker=ThinkerStream("any", 3))
 
 
 def interrupted(talk, chunks=3):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.configs import nano, nano_codec, nano_talker
-from omnijax.data.codes import Thinkers, Utterance, write_codes
+from omnijax.data.codes import ThinkerStream, Utterance, write_codes
 from omnijax.data.omniworld import OmniWorld
 from omnijax.data.omniworld.tasks import TASKS
 from omnijax.errors import UserError
@@ -128,16 +128,16 @@ def test_a_stage_of_the_talker_draws_and_speaks_what_there_is(name, tmp_path):
     hidden = np.zeros((1, config["talker"]["thinker_width"]), np.float32)
     asked = Context(np.zeros(1, np.int32), np.ones(1, bool), hidden, np.zeros((1, 3), np.int32))
     said = Utterance("hi", "en", "a", "b", np.zeros((2, 16), np.int16), asked)
-    thinker = Thinkers("a thinker", config["talker"]["accept_hidden_layer"])
+    thinker = ThinkerStream("a thinker", config["talker"]["accept_hidden_layer"])
     write_codes(tmp_path, "train", [said], "abc", thinker)
     config["stage"]["mixture"] = (f"codes:{tmp_path}=1",)
     resolved = resolve(config)
     assert resolved["stage"]["name"] == name
     assert resolved["speech"]["lead"] == nano_talker.SPEECH.lead > 0
     assert from_dict(TalkerTraining, resolved["training"]) == nano_talker.TRAINING[name]
-    # Only the last stage reads what the answers answer; what it ends as does so too.
-    assert (resolved["thinker"] == [*thinker]) == (name == nano_talker.LAST)
-    assert nano_talker.SPEECH.context
+    # The last stage alone learns to read what an answer answers, and only what it makes does so.
+    last = name == nano_talker.LAST
+    assert (resolved["thinker"] == [*thinker]) == resolved["speech"]["context"] == last
 
 
 def test_a_talker_starts_from_the_shipped_one_whatever_its_streams_form_and_its_window(tmp_path):

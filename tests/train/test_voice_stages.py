@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from omnijax.data.codes import CodesSource, Thinkers, Utterance, fingerprint, write_codes
+from omnijax.data.codes import CodesSource, ThinkerStream, Utterance, fingerprint, write_codes
 from omnijax.errors import UserError
 from omnijax.generate.speech import SpeechConfig
 from omnijax.media import nano_processor
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "codec"))
 import tiny_codec as tiny  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-THINKER = Thinkers("a thinker", talkers.tiny().accept_hidden_layer)
+THINKER = ThinkerStream("a thinker", talkers.tiny().accept_hidden_layer)
 MESH = {"data": 1, "fsdp": 1, "context": 1, "tensor": 1, "expert": 1}
 RUN = to_dict(RunConfig(progress=False, eval_batches=1, log_every=1, threads=0))
 # Least squares: within its margins the hinge's gradient of a score's bias is exactly zero.
@@ -223,6 +223,15 @@ def test_whose_stream_contexts_hold_is_of_the_run(codes):
     assert resolve(config)["thinker"] is None  # it reads none
     config["training"] |= {"contexts": 0.5, "max_hidden": 16}
     assert resolve(config)["thinker"] == [*THINKER]
+    config["speech"] = {"context": True}
+    assert resolve(config)["speech"]["context"]
+    unread = {**config, "training": to_dict(TalkerTraining())}
+    with pytest.raises(UserError, match="speech.context is set, .*training.contexts is 0"):
+        resolve(unread)
+    config["training"]["max_hidden"] = 0
+    with pytest.raises(UserError, match="contexts is 0.5 and max_hidden 0"):
+        resolve(config)
+    config["training"]["max_hidden"] = 16
     config["talker"]["accept_hidden_layer"] = 3
     with pytest.raises(UserError, match="after 2 layers, accept_hidden_layer is 3"):
         resolve(config)
@@ -231,6 +240,11 @@ def test_whose_stream_contexts_hold_is_of_the_run(codes):
 def test_codes_of_another_codec_are_another_run(codes, tmp_path):
     assert resolve(talker_config(codes, 1))["codec"] == CodesSource(codes).codec
     said = CodesSource(codes)[0]._replace(context=None)
+    write_codes(tmp_path, "train", [said], CodesSource(codes).codec)
+    write_codes(tmp_path, "validation", [said], "of another")
+    config = talker_config(tmp_path, 1)
+    with pytest.raises(UserError, match="has a train split by .*a validation split by .*another"):
+        resolve(config)
     write_codes(tmp_path, "train", [said], "of another")
     config = talker_config(codes, 1)
     config["stage"]["mixture"] = f"codes:{codes}=1,codes:{tmp_path}=1"
