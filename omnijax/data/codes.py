@@ -28,7 +28,7 @@ from omnijax.typing import Int, PyTree
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
-_LOOKED_AT = 4096
+_LOOKED_AT, _LARGE = 4096, 2**24
 
 
 class Utterance(NamedTuple):
@@ -62,7 +62,8 @@ def fingerprint_of(params: PyTree) -> str:
     digest = hashlib.sha256()
     for path, leaf in sorted(flatten(params).items()):
         if path.split("/")[0] != "lm_head":
-            entries = leaf.reshape(-1)
+            # What is large is cut on its device; for what is not, that would only be compiled.
+            entries = (leaf if leaf.size > _LARGE else np.asarray(leaf)).reshape(-1)
             entries = entries[:: -(-entries.size // _LOOKED_AT)]
             digest.update(f"{path} {leaf.shape} {fingerprint(entries)}".encode())
     return digest.hexdigest()[:16]
