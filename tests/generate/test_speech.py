@@ -240,7 +240,7 @@ def test_what_cannot_be_is_refused_by_name_and_number():
     for paces in ([1.0], [1.0, 0.0], [1.0, float("nan")]):
         with pytest.raises(UserError, match="a positive number for each of 2 prompts"):
             generator().start(PROMPTS, paces=paces)
-    with pytest.raises(UserError, match=r"Talker.s prompt .* has 17 positions, the limit \(max_len\) is 10"):
+    with pytest.raises(UserError, match=r"prompt .* has 17 positions, the limit .max_len. is 10"):
         generator(max_len=10).start(PROMPTS)
     stream = generator().start(PROMPTS)
     with pytest.raises(UserError, match=r"row 0 does not fit: 318 positions.*\(max_len\) is 256"):
