@@ -54,9 +54,6 @@ SENTENCES = 6  # of `score`'s long answers: twice as many as any in training
 LONG = flags.DEFINE_integer(
     "long", 8, f"score: answers of {SENTENCES} sentences in each language.", lower_bound=0
 )
-ANSWERS = flags.DEFINE_integer(
-    "answers", 40, "score: answers to questions; 0: none.", lower_bound=0
-)
 RECOGNISER = flags.DEFINE_string("recogniser", "nano", "score: whose transcripts give the WER.")
 REPORT = flags.DEFINE_string("report", None, "score: write the figures here too, as JSON.")
 SESSIONS, CLIPS = 20, 10  # of `score`: conversations that are timed; clips of each voice
@@ -227,14 +224,7 @@ def score() -> None:
     source = live("test", tasks=["say"])
     examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
     speaker, recogniser = load_speaker(WEIGHTS.value), load(RECOGNISER.value)
-    thinker, reader = load(THINKER.value), None
-    if speaker.generator.config.context:
-        reader = Reader(thinker, speaker.thinker.layer)
-        if reader.mark != speaker.thinker.mark:
-            raise UserError(
-                f"the voice reads the stream of Thinker {speaker.thinker.mark}, --thinker is "
-                f"{reader.mark}"
-            )
+    thinker = load(THINKER.value)
     figures: dict[str, float] = {}
 
     def report(found: dict[str, float], of: str = "") -> None:
@@ -247,14 +237,6 @@ def score() -> None:
             Path(REPORT.value).write_text(json.dumps(figures, indent=2) + "\n")
 
     report(score_speech(speaker, recogniser, examples))
-    if ANSWERS.value:
-        replies = live("test", tasks=["say_reply"])
-        replies = [replies[i] for i in range(min(ANSWERS.value, len(replies)))]
-        report(score_speech(speaker, recogniser, replies), "answers alone: ")
-        if reader:
-            asked = [turn for i in range(0, len(replies), 8) for turn in reader(replies[i : i + 8])]
-            found = score_speech(speaker, recogniser, replies, contexts=asked)
-            report(found, "answers behind their questions: ")
     if LONG.value:
         long = joined([source[i] for i in range(len(source))], SENTENCES)
         found = {answer["meta"]["language"]: [] for answer in long}

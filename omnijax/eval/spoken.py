@@ -12,7 +12,6 @@ from omnijax.generate.events import AudioChunk, TextDelta
 from omnijax.generate.session import Session
 from omnijax.generate.speaker import Speaker
 from omnijax.media.audio import Audio
-from omnijax.models.talker.context import Context
 from omnijax.typing import Float
 
 TRANSCRIBE = "write down what is said."
@@ -156,33 +155,22 @@ def joined(examples: Sequence[dict], sentences: int) -> list[dict]:
 
 
 def score_speech(
-    speaker: Speaker,
-    recogniser: Any,
-    examples: Sequence[dict],
-    *,
-    contexts: Sequence[Context] | None = None,
-    seed: int = 0,
+    speaker: Speaker, recogniser: Any, examples: Sequence[dict], *, seed: int = 0
 ) -> dict[str, float]:
     """Figures over examples of OmniWorld's `say`, each in its own voice and language.
 
     The recogniser's WER on the source speech, and on it through the codec, stand beside.
-    contexts: what each of them answers.
     """
     truths = [example["meta"]["answer"] for example in examples]
     languages = [example["meta"]["language"] for example in examples]
     sources = [example["meta"]["speech"] for example in examples]
     voices = [speaker.voice(example["meta"]["voice"]) for example in examples]
     spoken: list[np.ndarray] = []
-
-    def say(i: int) -> list[np.ndarray]:
-        part = slice(i, i + BATCH)
-        shown = {"languages": languages[part], "contexts": contexts and contexts[part]}
-        return speaker.say(truths[part], voices[part], **shown, seed=seed + i)
-
-    say(0)  # compiles
+    speaker.say(truths[:BATCH], voices[:BATCH], languages=languages[:BATCH])  # compiles
     began = time.monotonic()
     for i in range(0, len(examples), BATCH):
-        spoken += say(i)
+        part = slice(i, i + BATCH)
+        spoken += speaker.say(truths[part], voices[part], languages=languages[part], seed=seed + i)
     seconds = time.monotonic() - began
     clips = [Audio(samples, speaker.sample_rate) for samples in spoken]
     through = [Audio(speaker.decode(speaker.encode(clip)), speaker.sample_rate) for clip in sources]
