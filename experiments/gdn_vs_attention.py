@@ -32,7 +32,7 @@ class Settings:
 
     match: str = "parameters"
     patterns: tuple[str, ...] = ("gdn", "3:1", "1:1", "attention")
-    tasks: tuple[str, ...] = ("recall", "registers", "parity", "copy", "needle", "when")
+    tasks: tuple[str, ...] = ("recall", "registers", "parity", "copy", "needle", "when", "text")
     seeds: int = 2
     rates: tuple[float, ...] = (3e-3,)
     steps: int = 2000
