@@ -21,7 +21,7 @@ WORKDIR = flags.DEFINE_string(
 
 
 # What a stage of the voice has for itself: changed, no other stage changes with it.
-OWN = ("training.losses.", "training.contexts", "training.max_hidden")
+OWN = ("training.losses.", "training.contexts", "training.max_hidden", "speech.context")
 SIZES = ("model", "codec", "talker")  # sections of a config whose changes make another model
 
 

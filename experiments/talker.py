@@ -225,6 +225,11 @@ def score() -> None:
     examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
     speaker, recogniser = load_speaker(WEIGHTS.value), load(RECOGNISER.value)
     thinker = load(THINKER.value)
+    if speaker.generator.config.context and thinker.generator().mark != speaker.thinker.mark:
+        raise UserError(
+            f"the voice reads the stream of Thinker {speaker.thinker.mark}, --thinker="
+            f"{THINKER.value} is {thinker.generator().mark}"
+        )
     figures: dict[str, float] = {}
 
     def report(found: dict[str, float], of: str = "") -> None:

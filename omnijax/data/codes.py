@@ -54,7 +54,7 @@ def fingerprint(table: Any) -> str:
 
 
 def fingerprint_of(params: PyTree) -> str:
-    """Of all weights that reach a Thinker's stream, to the precision in which they are kept.
+    """Of a Thinker's weights but its head, to the precision in which they are kept.
 
     Of each array no more than some thousands of entries are looked at, evenly spread: training
     leaves none of them as it was.
@@ -64,7 +64,7 @@ def fingerprint_of(params: PyTree) -> str:
         if path.split("/")[0] != "lm_head":
             # What is large is cut on its device; for what is not, that would only be compiled.
             entries = (leaf if leaf.size > _LARGE else np.asarray(leaf)).reshape(-1)
-            entries = entries[:: -(-entries.size // _LOOKED_AT)]
+            entries = entries[:: max(1, -(-entries.size // _LOOKED_AT))]
             digest.update(f"{path} {leaf.shape} {fingerprint(entries)}".encode())
     return digest.hexdigest()[:16]
 
@@ -96,7 +96,9 @@ def write_codes(
         if utterance.context is not None:
             if thinker is None:
                 raise UserError(f"utterance {len(rows)} has a context, but of no Thinker")
-            _check_context(utterance.context, f"the context of utterance {len(rows)}")
+            before = next((c for c in contexts if c is not None), utterance.context)
+            width = np.shape(before.hidden)[1:]
+            _check_context(utterance.context, f"the context of utterance {len(rows)}", width)
         rows.append(utterance[:4])
         codes.append(np.asarray(utterance.codes, np.int16))
         lengths.append(len(utterance.codes))
@@ -116,7 +118,7 @@ def write_codes(
     return len(rows)
 
 
-def _check_context(context: Context, name: str) -> None:
+def _check_context(context: Context, name: str, width: tuple[int, ...]) -> None:
     """What is stored is found again by how many media positions come before it."""
     if context.positions is None:
         raise UserError(f"{name} has no positions")
@@ -126,6 +128,8 @@ def _check_context(context: Context, name: str) -> None:
             f"{name} has {tokens} tokens, {len(context.positions)} positions, {len(context.media)} "
             f"marks of media, {context.media.sum()} of them set, and {states} states"
         )
+    if np.shape(context.hidden)[1:] != width:
+        raise UserError(f"{name} has states {np.shape(context.hidden)}, those before it {width}")
     most = np.abs(context.hidden).max(initial=0)
     if not most <= np.finfo(np.float16).max:  # nor NaN
         raise UserError(

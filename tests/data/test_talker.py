@@ -169,6 +169,9 @@ def test_contexts_that_nobody_can_read_are_refused(source, answers, tmp_path):
         bad = said._replace(context=turn(2)._replace(**wrong))
         with pytest.raises(UserError, match=named):
             write_codes(tmp_path, "train", [bad], "abc", THINKER)
+    narrow = said._replace(context=turn(2)._replace(hidden=turn(2).hidden[:, :7]))
+    with pytest.raises(UserError, match=r"utterance 1 has states \(2, 7\), those before it"):
+        write_codes(tmp_path, "train", [said, narrow], "abc", THINKER)
     assert not [*tmp_path.iterdir()]
 
 

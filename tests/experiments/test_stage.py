@@ -35,9 +35,10 @@ for number, argv in enumerate(json.load(sys.stdin)):
             sys.argv.remove("--own")
             def main():
                 recipe = _stage.from_flags("talker")
-                for stage in ("talker_speakers", "talker_voices"):
-                    training = recipe.stage_config(stage).training
-                    print(training.contexts, training.max_hidden, training.shown)
+                for stage in ("talker", "talker_speakers"):
+                    config = recipe.stage_config(stage)
+                    draws = config.training
+                    print(draws.contexts, draws.max_hidden, draws.shown, config.speech.context)
             launch(main)
         if "--losses" in argv:
             sys.argv.remove("--losses")
@@ -81,10 +82,11 @@ CASES = {
         "--losses",
     ],
     "contexts": [
-        f"--config={TALKER}:talker_voices",
+        f"--config={TALKER}:talker_speakers",
+        "--config.speech.context=True",
         "--config.training.contexts=0.5",
         "--config.training.max_hidden=64",
-        "--config.training.shown=0.7",
+        "--config.training.shown=0.6",
         "--own",
     ],
     "pattern": [f"--config={NANO}:s2", "--config.model.decoder.pattern=full", "--show"],
@@ -149,7 +151,7 @@ def test_losses_are_a_stage_s_own_and_other_changes_reach_the_stages_before(answ
     assert code == 0
     assert printed.split() == ["codec_encoder", "0.0", "40", "codec_decoder", "3.0", "40"]
     code, printed = answers["contexts"]
-    assert code == 0 and printed.split() == ["0.0", "0", "0.7", "0.5", "64", "0.7"]
+    assert code == 0 and printed.splitlines() == ["0.0 0 0.6 False", "0.5 64 0.6 True"]
 
 
 def test_attention_in_place_of_gdn_is_one_flag_and_has_its_own_folder(answers):
