@@ -56,8 +56,8 @@ def fingerprint(table: Any) -> str:
 def fingerprint_of(params: PyTree) -> str:
     """Of a Thinker's weights but its head, to the precision in which they are kept.
 
-    Of each array no more than some thousands of entries are looked at, evenly spread: training
-    leaves none of them as it was.
+    Of each array no more than some thousands of entries are looked at, evenly spread: weights that
+    differ nowhere there are told apart by none.
     """
     digest = hashlib.sha256()
     for path, leaf in sorted(flatten(params).items()):

@@ -16,6 +16,25 @@ NANO = "experiments/configs/nano.py"
 CODEC = "experiments/configs/nano_codec.py"
 TALKER = "experiments/configs/nano_talker.py"
 
+# What a case with the flag shows of these stages: an expression of `recipe`, `stage`, `config`.
+SHOWN = {
+    "--own": (
+        "talker",
+        ("talker", "talker_speakers"),
+        "(config.training.contexts, config.training.max_hidden, config.training.shown,"
+        " config.speech.context)",
+    ),
+    "--losses": (
+        "codec",
+        ("codec_encoder", "codec_decoder"),
+        "(config.training.losses.periodicity, config.training.frames)",
+    ),
+    "--show": (
+        "s2",
+        ("aut", "s2"),
+        "(recipe.workdir(stage), config.model.decoder.pattern, config.model.decoder.layers)",
+    ),
+}
 # Calls `thinker.py` for each list of arguments on stdin, each in a fork: imports cost seconds.
 DRIVER = f"""
 import json, os, sys
@@ -31,31 +50,15 @@ for number, argv in enumerate(json.load(sys.stdin)):
         os.dup2(out, 1), os.dup2(out, 2)
         sys.argv = ["thinker.py", *argv]
         objective = "codec" if {CODEC!r} in "".join(argv) else "lm"
-        if "--own" in argv:
-            sys.argv.remove("--own")
-            def main():
-                recipe = _stage.from_flags("talker")
-                for stage in ("talker", "talker_speakers"):
-                    config = recipe.stage_config(stage)
-                    draws = config.training
-                    print(draws.contexts, draws.max_hidden, draws.shown, config.speech.context)
-            launch(main)
-        if "--losses" in argv:
-            sys.argv.remove("--losses")
-            def main():
-                recipe = _stage.from_flags("codec")
-                for stage in ("codec_encoder", "codec_decoder"):
-                    training = recipe.stage_config(stage).training
-                    print(stage, training.losses.periodicity, training.frames)
-            launch(main)
-        if "--show" in argv:
-            sys.argv.remove("--show")
-            def main():
-                recipe = _stage.from_flags("s2")
-                for stage in ("aut", "s2"):
-                    model = recipe.stage_config(stage).model.decoder
-                    print(stage, recipe.workdir(stage), model.pattern, model.layers)
-            launch(main)
+        for flag, (first, stages, shown) in {SHOWN!r}.items():
+            if flag in argv:
+                sys.argv.remove(flag)
+                def main():
+                    recipe = _stage.from_flags(first)
+                    for stage in stages:
+                        config = recipe.stage_config(stage)
+                        print(stage, *eval(shown))
+                launch(main)
         launch(lambda: _stage.main_of(objective, "s2"))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -151,7 +154,10 @@ def test_losses_are_a_stage_s_own_and_other_changes_reach_the_stages_before(answ
     assert code == 0
     assert printed.split() == ["codec_encoder", "0.0", "40", "codec_decoder", "3.0", "40"]
     code, printed = answers["contexts"]
-    assert code == 0 and printed.splitlines() == ["0.0 0 0.6 False", "0.5 64 0.6 True"]
+    assert code == 0 and printed.splitlines() == [
+        "talker 0.0 0 0.6 False",
+        "talker_speakers 0.5 64 0.6 True",
+    ]
 
 
 def test_attention_in_place_of_gdn_is_one_flag_and_has_its_own_folder(answers):

@@ -51,7 +51,7 @@ def context_of(
     tokenizer: Tokenizer,
     media_ids: Collection[int],
     tokens: Int[np.ndarray, "T"],
-    positions: Int[np.ndarray, "T 3"],
+    positions: Int[np.ndarray, "T 3"] | Float[np.ndarray, "T 3"],
     stream: Float[np.ndarray, "T H"],
 ) -> Context:
     """The user's turn of a rendered prompt.
@@ -59,7 +59,15 @@ def context_of(
     Args:
       media_ids: the placeholder tokens of the Thinker's media.
       stream: the Thinker's, after the layer that the Talker accepts, at every token.
+
+    Raises:
+      UserError: as `users_turn`; positions between whole numbers, which a Talker has not.
     """
+    if not np.array_equal(positions, np.rint(positions)):
+        raise UserError(
+            "the prompt has positions between whole numbers (Qwen3-Omni's timing of video), a "
+            "Talker's are whole"
+        )
     turn = users_turn(tokenizer, tokens)
     media = np.isin(tokens[turn], [*media_ids])
-    return Context(tokens[turn], media, stream[turn][media], positions[turn])
+    return Context(tokens[turn], media, stream[turn][media], positions[turn].astype(np.int32))

@@ -57,6 +57,10 @@ def test_media_stand_for_the_stream_at_their_places():
     begin = users_turn(TOKENIZER, row.tokens).start
     np.testing.assert_array_equal(np.flatnonzero(context.media) + begin, places)
     np.testing.assert_array_equal(context.positions, row.positions[begin:][: len(context.tokens)])
+    between = row.positions.astype(np.float32)
+    between[-1] += 0.5
+    with pytest.raises(UserError, match="positions between whole numbers"):
+        context_of(TOKENIZER, ids, row.tokens, between, stream)
 
 
 @pytest.mark.parametrize("roles", [("assistant",), ("system",), ("user", "assistant")])
