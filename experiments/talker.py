@@ -8,7 +8,8 @@
     python experiments/talker.py export RUN FOLDER            the Talker and its stored voices; with
         --config=..., speaking as that config's `speech` says and not as the run's
     python experiments/talker.py say "the red circle" out.wav --voice=anna --language=en
-    python experiments/talker.py score                        held-out sentences: WER and more
+    python experiments/talker.py score                        held-out sentences: WER and more; of
+        --split=validation, or --only=speech,long; with --config=..., speaking as that config says
 
 `codes` encodes --count utterances of the training split, and a twentieth as many of the others,
 with the codec in --codec, into --out; what that codec has made before is kept. Training reads all
@@ -48,12 +49,15 @@ COUNT = flags.DEFINE_integer(
 )
 VOICE = flags.DEFINE_string("voice", None, "say: a stored voice.")
 LANGUAGE = flags.DEFINE_string("language", None, "say: the language's name, such as en.")
-SEED = flags.DEFINE_integer("seed", 0, "say: of the sampling.")
+SEED = flags.DEFINE_integer("seed", 0, "say, score: of the sampling.")
 EXAMPLES = flags.DEFINE_integer("examples", 100, "score: so many sentences.", lower_bound=1)
 SENTENCES = 6  # of `score`'s long answers: twice as many as any in training
 LONG = flags.DEFINE_integer(
     "long", 8, f"score: answers of {SENTENCES} sentences in each language.", lower_bound=0
 )
+PARTS = ("speech", "long", "conversation", "cloning")
+ONLY = flags.DEFINE_list("only", [*PARTS], f"score: of {', '.join(PARTS)}.")
+SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "score: of OmniWorld.")
 RECOGNISER = flags.DEFINE_string("recogniser", "nano", "score: whose transcripts give the WER.")
 REPORT = flags.DEFINE_string("report", None, "score: write the figures here too, as JSON.")
 SESSIONS, CLIPS = 20, 10  # of `score`: conversations that are timed; clips of each voice
@@ -189,6 +193,19 @@ def ahead(make, arguments, depth: int = 4):
             yield waiting.popleft().result()
 
 
+def speech_settings():
+    """How to speak, of --config; without one, as the weights or the run say: None."""
+    from omnijax.generate.speech import SpeechConfig
+    from omnijax.train.stages import from_dict
+
+    if not _stage.CONFIG.value:
+        return None
+    given = _stage.CONFIG.value.to_dict()
+    if "speech" not in given:
+        raise UserError("--config has no section speech: give a Talker's, or none")
+    return from_dict(SpeechConfig, given["speech"], "config.speech.")
+
+
 def say(text: str, target: str) -> None:
     import numpy as np
 
@@ -221,10 +238,12 @@ def score() -> None:
 
     if REPORT.value:
         check_output(REPORT.value)
-    source = live("test", tasks=["say"])
-    examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
-    speaker, recogniser = load_speaker(WEIGHTS.value), load(RECOGNISER.value)
-    thinker = load(THINKER.value)
+    for part in ONLY.value:
+        if part not in PARTS:
+            raise UserError(f"--only has {part!r}, it must be of {', '.join(PARTS)}")
+    speaker = load_speaker(WEIGHTS.value, speech_settings())
+    source = live(SPLIT.value, tasks=["say"])
+    recogniser, thinker = load(RECOGNISER.value), load(THINKER.value)
     if speaker.generator.config.context and thinker.generator().mark != speaker.thinker.mark:
         raise UserError(
             f"the voice reads the stream of Thinker {speaker.thinker.mark}, --thinker="
@@ -241,22 +260,27 @@ def score() -> None:
         if REPORT.value:
             Path(REPORT.value).write_text(json.dumps(figures, indent=2) + "\n")
 
-    report(score_speech(speaker, recogniser, examples))
-    if LONG.value:
+    if "speech" in ONLY.value:
+        examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
+        report(score_speech(speaker, recogniser, examples, seed=SEED.value))
+    if "long" in ONLY.value and LONG.value:
         long = joined([source[i] for i in range(len(source))], SENTENCES)
         found = {answer["meta"]["language"]: [] for answer in long}
         for answer in long:
             found[answer["meta"]["language"]].append(answer)
         few = [answer for own in found.values() for answer in own[: LONG.value]]
-        report(score_speech(speaker, recogniser, few), f"{SENTENCES} sentences an answer: ")
-    asked = live("test", tasks=["picture_question_spoken"])
-    questions = [asked[i] for i in range(min(SESSIONS, len(asked)))]
-    report(score_latency(speaker, thinker, questions), "conversation: ")
-    clips, texts = spoken_by_all(source)
-    new = [voice.name for voice in UNSEEN_VOICES]
-    by = measure()
-    cloning = score_cloning(speaker, clips, new, texts, by, language="en")
-    report(cloning, f"voices never heard, by {by.name}: ")
+        of = f"{SENTENCES} sentences an answer: "
+        report(score_speech(speaker, recogniser, few, seed=SEED.value), of)
+    if "conversation" in ONLY.value:
+        asked = live(SPLIT.value, tasks=["picture_question_spoken"])
+        questions = [asked[i] for i in range(min(SESSIONS, len(asked)))]
+        report(score_latency(speaker, thinker, questions), "conversation: ")
+    if "cloning" in ONLY.value:
+        clips, texts = spoken_by_all(source)
+        new = [voice.name for voice in UNSEEN_VOICES]
+        by = measure()
+        cloning = score_cloning(speaker, clips, new, texts, by, language="en")
+        report(cloning, f"voices never heard, by {by.name}: ")
 
 
 def spoken_by_all(source) -> tuple[dict, list[str]]:
@@ -290,17 +314,10 @@ def main(arguments: list[str]) -> int:
     if command in ("codes", "score") and not rest:
         {"codes": codes, "score": score}[command]()
     elif command == "export" and len(rest) == 2:
-        from omnijax.generate.speech import SpeechConfig
         from omnijax.pretrained import export_talker
-        from omnijax.train.stages import from_dict
 
-        speech = None
-        if _stage.CONFIG.value:  # as its recipe says now, not when the run was begun
-            given = _stage.CONFIG.value.to_dict()
-            if "speech" not in given:
-                raise UserError("--config has no section speech: give a Talker's, or none")
-            speech = from_dict(SpeechConfig, given["speech"], "config.speech.")
-        file = export_talker(Path(rest[0]), Path(rest[1]), speech)
+        # As its recipe says now, not when the run was begun.
+        file = export_talker(Path(rest[0]), Path(rest[1]), speech_settings())
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     elif command == "say" and len(rest) == 2:
         say(*rest)

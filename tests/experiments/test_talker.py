@@ -1,5 +1,6 @@
 """talker.py's data as its user makes it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def codes(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "experiments/talker.py", "codes", *arguments]
+    return talker("codes", *arguments)
+
+
+def talker(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "experiments/talker.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
 
 
@@ -27,6 +32,27 @@ def test_only_answers_have_a_question_to_read():
     refused = codes("--thinker=nano")
     assert refused.returncode == 2
     assert "--thinker reads the questions of say_reply, --task is say" in refused.stderr
+
+
+def test_a_score_is_of_its_parts_alone():
+    refused = talker("score", "--only=speech,singing")
+    assert refused.returncode == 2
+    assert "--only has 'singing', it must be of speech, long, " in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_score_on_validation_speaks_as_a_config_says(tmp_path):
+    report = tmp_path / "figures.json"
+    scored = talker(
+        "score", "--only=speech", "--split=validation", "--examples=2", f"--report={report}",
+        "--config=experiments/configs/nano_talker.py", "--config.speech.longest_token=1",
+        "--config.speech.context=False", "--config.speech.lead=0",
+    )  # fmt: skip
+    assert scored.returncode == 0, scored.stderr
+    figures = json.loads(report.read_text())
+    assert figures["examples"] == 2 and not any("cloning" in name for name in figures)
+    # A frame a token once the text is over: what is said breaks off.
+    assert figures["seconds spoken"] < 0.8 * figures["seconds of source"]
 
 
 @pytest.mark.slow
