@@ -1,8 +1,8 @@
 """Practice in looking up: few facts and many questions about them, or many events in one clip.
 
 A question about a scene has one answer of a word or two, half of which a guesser gets right, and
-costs forty tokens with its scene. Here one scene, sound track or clip teaches many times. README
-says what nano gains by it.
+costs forty tokens with its scene. Here one scene, sound track or clip teaches many times;
+experiments/README.md says what nano gains by it.
 """
 
 from omnijax.data.omniworld.clips import caption, sound_time
