@@ -12,7 +12,7 @@ training. What they say is written down by nano's Thinker; its error on the sour
 beside. Results are kept in results.json as they come: the same command goes on where it stopped,
 more seeds or variants are added. Where all start from one Talker, the schedules that it was trained
 under have a head start, and so has the window that it was trained with (the shipped one's:
-128, in its last stage); seeds differ in the order of the data alone.
+128, in its last stage); seeds differ in the order of the data and in what is drawn.
 """
 
 import dataclasses

@@ -115,11 +115,9 @@ def experts(sizes: Sizes) -> list[list]:
 
 def train(sizes: Sizes) -> list[list]:
     """A step of the last stage on rows as full of media as the recipe's, and its parts."""
-    import functools
-
     import jax
 
-    from experiments._timing import Case
+    from experiments._timing import Case, Program
     from omnijax.models import presets
     from omnijax.models.thinker import Thinker
     from omnijax.train.objectives.lm import lm_objective
@@ -127,38 +125,23 @@ def train(sizes: Sizes) -> list[list]:
     from omnijax.train.state import init_params, init_state, make_optimizer, make_train_step
 
     config = getattr(presets, sizes.model)()
-    everything = (".*",)
-
-    @functools.cache
-    def begin():
-        batch = jax.device_put(_full_rows(config, sizes))
-        objective = lm_objective(Thinker(config), batch)
-        return objective, batch, jax.jit(lambda: init_params(objective, 0))()
+    batch = jax.device_put(_full_rows(config, sizes))
+    objective = lm_objective(Thinker(config), batch)
+    params = jax.jit(lambda: init_params(objective, 0))()
 
     def total(params, batch):
-        return begin()[0].loss(params, batch, None).total
-
-    def of_loss(transform):
-        _, batch, params = begin()
-        run = jax.jit(transform(total))
-        return lambda: run(params, batch)
-
-    def options(name: str):
-        chosen = dataclasses.replace(OptimizerConfig(), name=name)
-        return chosen, make_optimizer(chosen, 1000)
+        return objective.loss(params, batch, None).total
 
     def update(name: str):
-        _, _, params = begin()
-        _, optimizer = options(name)
-        run, state = jax.jit(optimizer.update), jax.jit(optimizer.init)(params)
-        return lambda: run(params, state, params)
+        optimizer = make_optimizer(OptimizerConfig(name=name), 1000)
+        return Program.of(optimizer.update, params, optimizer.init(params), params)
 
-    def step(name: str):
-        objective, batch, params = begin()
-        chosen, optimizer = options(name)
+    def step():
+        options, everything = OptimizerConfig(name="muon"), (".*",)
+        optimizer = make_optimizer(options, 1000)
         own = jax.tree.map(lambda x: x.copy(), params)  # a step is given its state
         kept = [init_state(own, everything, optimizer, seed=0)]
-        run = make_train_step(objective, everything, optimizer, chosen, steps=1000)
+        run = make_train_step(objective, everything, optimizer, options, steps=1000)
 
         def call():
             kept[0], metrics = run(kept[0], batch)
@@ -166,16 +149,22 @@ def train(sizes: Sizes) -> list[list]:
 
         return call
 
-    count = sizes.train_rows * sizes.train_tokens
+    tokens = {"per": sizes.train_rows * sizes.train_tokens, "unit": "token"}
     rows = f"{sizes.model}, {sizes.train_rows} rows of {sizes.train_tokens}"
-    parts = {
-        "loss": lambda: of_loss(lambda f: f),
-        "gradient": lambda: of_loss(jax.grad),
-        "update by AdamW": lambda: update("adamw"),
-        "update by Muon": lambda: update("muon"),
-        "step with Muon": lambda: step("muon"),
-    }
-    return [[Case(f"{rows}: {part}", make, count, "token") for part, make in parts.items()]]
+    return [
+        [
+            Case(f"{rows}: loss", lambda: Program.of(total, params, batch), count, "token"),
+            Case(
+                f"{rows}: gradient",
+                lambda: Program.of(jax.grad(total), params, batch),
+                count,
+                "token",
+            ),
+            Case(f"{rows}: update by AdamW", lambda: update("adamw")),
+            Case(f"{rows}: update by Muon", lambda: update("muon")),
+            Case(f"{rows}: step with Muon", step, **tokens),
+        ]
+    ]
 
 
 def _full_rows(config, sizes: Sizes):

@@ -5,20 +5,21 @@
         what --thinker has read of each question
     python experiments/talker.py codes --task=say_by_many     sentences in drawn voices
     python experiments/talker.py train --config=experiments/configs/nano_talker.py:talker_voices
-    python experiments/talker.py export RUN FOLDER            the Talker and its stored voices; with
-        --config=..., speaking as that config's `speech` says and not as the run's
+    python experiments/talker.py export RUN FOLDER            the Talker and its stored voices
     python experiments/talker.py say "the red circle" out.wav --voice=anna --language=en
     python experiments/talker.py score                        held-out sentences: WER and more; of
-        --split=validation, or --only=speech,long; with --config=..., speaking as that config says
+        --split=validation, or --only=speech,long
 
-`codes` encodes --count utterances of the training split, and a twentieth as many of the others,
-with the codec in --codec, into --out; what that codec has made before is kept. Training reads all
-three. The same `train` command resumes a run that was stopped.
+With --config=..., `export`, `say` and `score` speak as that config's `speech` says, not as the run
+or the weights do. `codes` encodes --count utterances of the training split, and a twentieth as many
+of the others, with the codec in --codec, into --out; what that codec has made before is kept.
+Training reads all three. The same `train` command resumes a run that was stopped.
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -49,7 +50,7 @@ COUNT = flags.DEFINE_integer(
 )
 VOICE = flags.DEFINE_string("voice", None, "say: a stored voice.")
 LANGUAGE = flags.DEFINE_string("language", None, "say: the language's name, such as en.")
-SEED = flags.DEFINE_integer("seed", 0, "say, score: of the sampling.")
+SEED = flags.DEFINE_integer("seed", 0, "say, score: of the sampling, but of conversations.")
 EXAMPLES = flags.DEFINE_integer("examples", 100, "score: so many sentences.", lower_bound=1)
 SENTENCES = 6  # of `score`'s long answers: twice as many as any in training
 LONG = flags.DEFINE_integer(
@@ -215,7 +216,7 @@ def say(text: str, target: str) -> None:
 
     check_output(target, ".wav")
     speakable(text)
-    speaker: Speaker = load_speaker(WEIGHTS.value)
+    speaker: Speaker = load_speaker(WEIGHTS.value, speech_settings())
     speech = speaker.start(speaker.voice(VOICE.value), language=LANGUAGE.value, seed=SEED.value)
     speech.push(text, last=True)
     packets = list(speech.packets())
@@ -238,18 +239,24 @@ def score() -> None:
 
     if REPORT.value:
         check_output(REPORT.value)
-    for part in ONLY.value:
+    for part in ONLY.value or [""]:
         if part not in PARTS:
             raise UserError(f"--only has {part!r}, it must be of {', '.join(PARTS)}")
+    wanted = [part for part in ONLY.value if part != "long" or LONG.value]
+    if not wanted:
+        raise UserError("--only=long has nothing to score: --long is 0")
     speaker = load_speaker(WEIGHTS.value, speech_settings())
     source = live(SPLIT.value, tasks=["say"])
-    recogniser, thinker = load(RECOGNISER.value), load(THINKER.value)
-    if speaker.generator.config.context and thinker.generator().mark != speaker.thinker.mark:
-        raise UserError(
-            f"the voice reads the stream of Thinker {speaker.thinker.mark}, --thinker="
-            f"{THINKER.value} is {thinker.generator().mark}"
-        )
-    figures: dict[str, float] = {}
+    recogniser = load(RECOGNISER.value)
+    if "conversation" in wanted:
+        thinker = load(THINKER.value)
+        mark = thinker.generator().mark
+        if speaker.generator.config.context and mark != speaker.thinker.mark:
+            raise UserError(
+                f"the voice reads the stream of Thinker {speaker.thinker.mark}, --thinker="
+                f"{THINKER.value} is {mark}"
+            )
+    figures: dict[str, Any] = {"split": SPLIT.value}
 
     def report(found: dict[str, float], of: str = "") -> None:
         """Each group as it comes: what follows may take long, or be stopped."""
@@ -260,10 +267,10 @@ def score() -> None:
         if REPORT.value:
             Path(REPORT.value).write_text(json.dumps(figures, indent=2) + "\n")
 
-    if "speech" in ONLY.value:
+    if "speech" in wanted:
         examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
         report(score_speech(speaker, recogniser, examples, seed=SEED.value))
-    if "long" in ONLY.value and LONG.value:
+    if "long" in wanted:
         long = joined([source[i] for i in range(len(source))], SENTENCES)
         found = {answer["meta"]["language"]: [] for answer in long}
         for answer in long:
@@ -271,15 +278,15 @@ def score() -> None:
         few = [answer for own in found.values() for answer in own[: LONG.value]]
         of = f"{SENTENCES} sentences an answer: "
         report(score_speech(speaker, recogniser, few, seed=SEED.value), of)
-    if "conversation" in ONLY.value:
+    if "conversation" in wanted:
         asked = live(SPLIT.value, tasks=["picture_question_spoken"])
         questions = [asked[i] for i in range(min(SESSIONS, len(asked)))]
         report(score_latency(speaker, thinker, questions), "conversation: ")
-    if "cloning" in ONLY.value:
+    if "cloning" in wanted:
         clips, texts = spoken_by_all(source)
         new = [voice.name for voice in UNSEEN_VOICES]
         by = measure()
-        cloning = score_cloning(speaker, clips, new, texts, by, language="en")
+        cloning = score_cloning(speaker, clips, new, texts, by, language="en", seed=SEED.value)
         report(cloning, f"voices never heard, by {by.name}: ")
 
 
@@ -316,7 +323,6 @@ def main(arguments: list[str]) -> int:
     elif command == "export" and len(rest) == 2:
         from omnijax.pretrained import export_talker
 
-        # As its recipe says now, not when the run was begun.
         file = export_talker(Path(rest[0]), Path(rest[1]), speech_settings())
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     elif command == "say" and len(rest) == 2:

@@ -1,4 +1,4 @@
-"""talker.py's data as its user makes it."""
+"""talker.py as its user gives its commands."""
 
 import json
 import subprocess
@@ -38,6 +38,8 @@ def test_a_score_is_of_its_parts_alone():
     refused = talker("score", "--only=speech,singing")
     assert refused.returncode == 2
     assert "--only has 'singing', it must be of speech, long, " in refused.stderr
+    for nothing in (("--only=",), ("--only=long", "--long=0")):
+        assert talker("score", *nothing).returncode == 2
 
 
 @pytest.mark.slow
@@ -50,7 +52,12 @@ def test_a_score_on_validation_speaks_as_a_config_says(tmp_path):
     )  # fmt: skip
     assert scored.returncode == 0, scored.stderr
     figures = json.loads(report.read_text())
-    assert figures["examples"] == 2 and not any("cloning" in name for name in figures)
+    assert figures["split"] == "validation" and figures["examples"] == 2
+    others = ("conversation", "sentences an answer", "voices never heard")
+    assert not any(other in name for other in others for name in figures)
+    first = omniworld.live("validation", tasks=["say"])
+    source = sum(first[i]["meta"]["speech"].seconds for i in range(2))
+    assert figures["seconds of source"] == pytest.approx(source)
     # A frame a token once the text is over: what is said breaks off.
     assert figures["seconds spoken"] < 0.8 * figures["seconds of source"]
 
