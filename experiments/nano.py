@@ -72,12 +72,11 @@ def train_voice(runs: Path, weights: Path) -> None:
     teacher = f"--config.training.teacher=weights:{weights}"
     codec = stage("codec.py", "configs/nano_codec.py", nano_codec.LAST, teacher)
     run("codec.py", "export", str(codec), str(weights / "codec"))
-    sentences, replies, many = runs / "codes", runs / "replies", runs / "many"
-    made = ("talker.py", "codes", f"--codec={weights / 'codec'}")
-    run(*made, f"--out={sentences}")
-    run(*made, f"--out={replies}", "--task=say_reply", f"--thinker={weights}")
-    run(*made, f"--out={many}", "--task=say_by_many")
-    mixture = f"--config.stage.mixture=codes:{sentences}=0.4,codes:{replies}=0.2,codes:{many}=0.4"
+    for task, codes in nano_talker.CODES.items():
+        reader = (f"--thinker={weights}",) if task == "say_reply" else ()
+        made = (f"--codec={weights / 'codec'}", f"--task={task}", f"--out={runs / codes.folder}")
+        run("talker.py", "codes", *made, *reader)
+    mixture = f"--config.stage.mixture={','.join(nano_talker.mixture(str(runs)))}"
     talker = stage("talker.py", "configs/nano_talker.py", nano_talker.LAST, mixture)
     run("talker.py", "export", str(talker), str(weights / "talker"))
     run("codec.py", "score", f"--weights={weights / 'codec'}", f"--recogniser={weights}")

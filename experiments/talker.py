@@ -4,6 +4,7 @@
     python experiments/talker.py codes --task=say_reply       the answers of its other tasks, and
         what --thinker has read of each question
     python experiments/talker.py codes --task=say_by_many     sentences in drawn voices
+    python experiments/talker.py codes --task=say_words       words in no order
     python experiments/talker.py train --config=experiments/configs/nano_talker.py:talker_voices
     python experiments/talker.py export RUN FOLDER            the Talker and its stored voices
     python experiments/talker.py say "the red circle" out.wav --voice=anna --language=en
@@ -32,13 +33,9 @@ from omnijax.errors import UserError  # noqa: E402
 
 CODEC = flags.DEFINE_string("codec", "nano", "nano, an exported codec, or a training run.")
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, or a folder that `export` wrote.")
-# Of each task, where its codes go and how many utterances there are to train on.
-TASKS = {
-    "say": ("runs/nano_codec/codes", 60_000),
-    "say_reply": ("runs/nano_codec/replies", 16_000),
-    "say_by_many": ("runs/nano_codec/many", 16_000),
-}
-TASK = flags.DEFINE_enum("task", "say", [*TASKS], "codes: sentences, answers, many voices.")
+TASK = flags.DEFINE_enum(
+    "task", "say", [*nano_talker.CODES], "codes: sentences, answers, many voices, mere words."
+)
 THINKER = flags.DEFINE_string(
     "thinker",
     "nano",
@@ -85,11 +82,12 @@ def codes() -> None:
         thinker = ThinkerStream(reader.mark, reader.layer)
     codec, params = load_codec(CODEC.value)
     mark = fingerprint(params["quantiser"]["codebooks"])
-    folder, count_of_all = TASKS[TASK.value]
-    folder, shares = Path(OUT.value or folder), {"train": 1, "validation": 20, "test": 20}
+    recipe = nano_talker.CODES[TASK.value]
+    folder = Path(OUT.value or f"{nano_talker.RUNS}/{recipe.folder}")
+    shares = {"train": 1, "validation": 20, "test": 20}
     for split, share in shares.items():
         source = live(split, tasks=[TASK.value])
-        count = min((COUNT.value or count_of_all) // share, len(source))
+        count = min((COUNT.value or recipe.count) // share, len(source))
         if made_before(folder, split, count, (mark, thinker)):
             print(f"{folder / split}.npz: {count} utterances of this codec are there")
             continue

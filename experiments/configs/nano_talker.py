@@ -7,9 +7,11 @@ talker_voices    more of several sentences, also with text held back: in turns o
                  questions, whose media it reads by the Thinker's stream
 
 `python experiments/talker.py codes` makes the frames that all read, of sentences and, with
-`--task=say_reply` and `--task=say_by_many`, of answers and of sentences in 400 drawn voices, so
-that others can be cloned.
+`--task=...`, of answers, of sentences in 400 drawn voices, so that others can be cloned, and of
+words in no order, so that it reads what it says.
 """
+
+from typing import NamedTuple
 
 import ml_collections
 
@@ -20,11 +22,29 @@ from omnijax.models.talker import presets
 from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
 from omnijax.train.talker import TalkerTraining
 
-CODES = (
-    "codes:runs/nano_codec/codes=0.4",
-    "codes:runs/nano_codec/replies=0.2",
-    "codes:runs/nano_codec/many=0.4",
-)
+
+class Codes(NamedTuple):
+    """One task's frames."""
+
+    folder: str  # its name
+    count: int  # of utterances to train on
+    share: float  # of the examples
+
+
+CODES = {
+    "say": Codes("codes", 60_000, 0.35),
+    "say_reply": Codes("replies", 16_000, 0.1),
+    "say_by_many": Codes("many", 16_000, 0.3),
+    "say_words": Codes("words", 16_000, 0.25),
+}
+RUNS = "runs/nano_codec"
+
+
+def mixture(runs: str = RUNS) -> tuple[str, ...]:
+    """What all stages read, where the folders lie in ``runs``."""
+    return tuple(f"codes:{runs}/{codes.folder}={codes.share}" for codes in CODES.values())
+
+
 LAST = "talker_voices"
 TRAINS = (r"^(?!hidden_projection/)",)  # which reads the Thinker's stream, in the last stage alone
 STAGES = {
@@ -34,7 +54,7 @@ STAGES = {
             name="talker",
             objective="talker",
             trains=TRAINS,
-            mixture=CODES,
+            mixture=mixture(),
             steps=5000,
             batch=2,
             tokens=1024,
@@ -45,7 +65,7 @@ STAGES = {
             objective="talker",
             starts_from=("talker",),
             trains=TRAINS,
-            mixture=CODES,
+            mixture=mixture(),
             steps=12000,
             batch=6,
             tokens=384,
@@ -57,7 +77,7 @@ STAGES = {
             objective="talker",
             starts_from=("talker_speakers",),
             trains=(".*",),
-            mixture=CODES,
+            mixture=mixture(),
             steps=3400,
             batch=6,
             tokens=384,

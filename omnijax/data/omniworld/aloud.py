@@ -2,6 +2,7 @@
 
 `reply`: what the other tasks are answered with, said aloud, so that it meets the answers it will
 speak. `said_by_many`: sentences in drawn voices, so that it copies the voice that it is shown.
+`said_words`: words in no order, so that it reads what it says: of a sentence it can guess much.
 
 A reply is one line or sentence of an answer: "purple circle", "1.5 seconds",
 "<1.2 seconds> the green square moves down with a splash". Where it has a time in brackets, the
@@ -23,6 +24,7 @@ from omnijax.data.omniworld.voices import DRAWN, drawn_voice, voice_of
 LANGUAGE = "en"
 SAMPLE_RATE = 24_000
 _DRAWN_FROM = 100_000  # examples of a split whose answers or sentences are said
+_NUMBERS = {"say_reply": 1, "say_by_many": 2, "say_words": 3}  # of the noise in a clip
 _END = re.compile(r"\n|(?<=[.?!]) ")
 _TIME = re.compile(r"<([^<>]*)>")
 
@@ -75,9 +77,18 @@ def said_by_many(index: int, split: str, seed: int = 0) -> dict:
     return _spoken("say_by_many", index, split, seed, meta["answer"], speech)
 
 
+def said_words(index: int, split: str, seed: int = 0) -> dict:
+    """The same of words in no order, in any language, none of which tells of the others."""
+    rng = np.random.default_rng([seed, zlib.crc32(f"words {split}".encode()), index])
+    other = {"validation": 1, "test": 2}.get(split, 0)
+    meta = plan(int(rng.integers(_DRAWN_FROM)), "words", seed + other)["meta"]
+    speech = spoken(rng, meta["answer"], meta["language"], split)
+    return _spoken("say_words", index, split, seed, meta["answer"], speech)
+
+
 def _spoken(task: str, index: int, split: str, seed: int, text: str, speech: dict) -> dict:
     speech = speech | {"sample_rate": SAMPLE_RATE, "hiss": False}
-    where = [seed, zlib.crc32(split.encode()), index, 1 if task == "say_reply" else 2]
+    where = [seed, zlib.crc32(split.encode()), index, _NUMBERS[task]]
     return {
         "id": f"{task}-{split}-{index:06d}",
         "task": task,

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnijax.data.omniworld.aloud import reply, said_by_many
+from omnijax.data.omniworld.aloud import reply, said_by_many, said_words
 from omnijax.data.omniworld.builder import (
     SIZES,
     OmniWorld,
@@ -82,7 +82,7 @@ class StoredSource(_Indexed):
 LIVE_TRAIN = 400_000  # more than nano sees
 LIVE_PRACTICE = {"train": 100_000, "validation": 500}
 LIVE_ALOUD = {"train": 100_000, "validation": 500, "test": 500}
-ALOUD = {"say_reply": reply, "say_by_many": said_by_many}
+ALOUD = {"say_reply": reply, "say_by_many": said_by_many, "say_words": said_words}
 LIVE_SAY = {"train": ("say", 100_000), "validation": ("say", 500), "test": ("say_test", 500)}
 
 
@@ -111,7 +111,8 @@ def live(
 
     tasks: only these. Sources of their own are ``words`` and ``recall_...``, which are for
     training alone, and ``say``, ``say_reply`` (what the other tasks are answered
-    with) and ``say_by_many`` (sentences in drawn voices), which have speech in their "meta".
+    with), ``say_by_many`` (sentences in drawn voices) and ``say_words`` (words in no order), which
+    have speech in their "meta".
     """
     for task in ALOUD:
         if tasks is not None and task in tasks:

@@ -1,5 +1,8 @@
 """What is said for a Talker alone: answers of other tasks, and sentences in many voices."""
 
+from collections import Counter
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -92,6 +95,29 @@ def test_many_voices_say_sentences_the_same_ones_for_the_same_index():
     np.testing.assert_array_equal(again["speech"].samples, metas[3]["speech"].samples)
     with pytest.raises(UserError, match="say_by_many is a source of its own in train"):
         omniworld.live("test_voice", tasks=["say_by_many"])
+
+
+def test_words_are_said_in_no_order_in_every_language():
+    train = omniworld.live("train", tasks=["say_words"])
+    metas = [train[i]["meta"] for i in range(40)]
+    assert {meta["language"] for meta in metas} == {"en", "de", "es", "fr"}
+    assert {meta["voice"] for meta in metas} <= {voice.name for voice in voices.VOICES}
+    assert all(meta["speech"].sample_rate == 24_000 for meta in metas)
+    # What comes after a word is told by less than half as many pairs that are met again.
+    sentences = omniworld.live("train", tasks=["say"])
+    shares = []
+    for answers in (
+        [m["answer"] for m in metas],
+        [sentences[i]["meta"]["answer"] for i in range(40)],
+    ):
+        pairs = Counter(pair for answer in answers for pair in pairwise(answer.split()))
+        shares.append(sum(n for n in pairs.values() if n > 1) / pairs.total())
+    assert 2 * shares[0] < shares[1]
+    again = omniworld.live("train", tasks=["say_words"])[3]["meta"]
+    assert again["answer"] == metas[3]["answer"]
+    np.testing.assert_array_equal(again["speech"].samples, metas[3]["speech"].samples)
+    others = (omniworld.live(split, tasks=["say_words"]) for split in ("validation", "test"))
+    assert len({source[3]["meta"]["answer"] for source in (train, *others)}) == 3
 
 
 def test_drawn_voices_are_many_and_none_has_the_tract_of_an_unseen_one():
