@@ -76,7 +76,7 @@ class Settings:
     prefixes: tuple[int, ...] = (0, 8)  # text tokens before the first frame
     sentences: tuple[int, ...] = (1, 3, 6)  # an answer; training joins at most three
     answers: int = 6  # of each language and length
-    codes: str = "runs/nano_codec/codes"
+    codes: str = f"{nano_talker.RUNS}/{nano_talker.CODES['say'].folder}"
     codec: str = "nano"
     recogniser: str = "nano"
     # Of the weights of both and of the start, and of how long clips are heard: `run` finds them.

@@ -153,13 +153,8 @@ def train(sizes: Sizes) -> list[list]:
     rows = f"{sizes.model}, {sizes.train_rows} rows of {sizes.train_tokens}"
     return [
         [
-            Case(f"{rows}: loss", lambda: Program.of(total, params, batch), count, "token"),
-            Case(
-                f"{rows}: gradient",
-                lambda: Program.of(jax.grad(total), params, batch),
-                count,
-                "token",
-            ),
+            Case(f"{rows}: loss", lambda: Program.of(total, params, batch), **tokens),
+            Case(f"{rows}: gradient", lambda: Program.of(jax.grad(total), params, batch), **tokens),
             Case(f"{rows}: update by AdamW", lambda: update("adamw")),
             Case(f"{rows}: update by Muon", lambda: update("muon")),
             Case(f"{rows}: step with Muon", step, **tokens),

@@ -14,7 +14,8 @@
 With --config=..., `export`, `say` and `score` speak as that config's `speech` says, not as the run
 or the weights do. `codes` encodes --count utterances of the training split, and a twentieth as many
 of the others, with the codec in --codec, into --out; what that codec has made before is kept.
-Training reads all three. The same `train` command resumes a run that was stopped.
+Training reads the train and validation splits of all tasks. The same `train` command resumes a run
+that was stopped.
 """
 
 import json
@@ -47,7 +48,7 @@ COUNT = flags.DEFINE_integer(
 )
 VOICE = flags.DEFINE_string("voice", None, "say: a stored voice.")
 LANGUAGE = flags.DEFINE_string("language", None, "say: the language's name, such as en.")
-SEED = flags.DEFINE_integer("seed", 0, "say, score: of the sampling, but of conversations.")
+SEED = flags.DEFINE_integer("seed", 0, "say, score: of the sampling; conversations take 0.")
 EXAMPLES = flags.DEFINE_integer("examples", 100, "score: so many sentences.", lower_bound=1)
 SENTENCES = 6  # of `score`'s long answers: twice as many as any in training
 LONG = flags.DEFINE_integer(
@@ -234,15 +235,18 @@ def score() -> None:
     from omnijax.eval.spoken import joined, score_latency, score_speech
     from omnijax.eval.voices import measure, score_cloning
     from omnijax.pretrained import load, load_speaker
+    from omnijax.train.stages import to_dict
 
     if REPORT.value:
         check_output(REPORT.value)
-    for part in ONLY.value or [""]:
+    for part in ONLY.value:
         if part not in PARTS:
             raise UserError(f"--only has {part!r}, it must be of {', '.join(PARTS)}")
     wanted = [part for part in ONLY.value if part != "long" or LONG.value]
     if not wanted:
-        raise UserError("--only=long has nothing to score: --long is 0")
+        raise UserError(
+            f"there is nothing to score: --only={','.join(ONLY.value)}, --long={LONG.value}"
+        )
     speaker = load_speaker(WEIGHTS.value, speech_settings())
     source = live(SPLIT.value, tasks=["say"])
     recogniser = load(RECOGNISER.value)
@@ -254,7 +258,8 @@ def score() -> None:
                 f"the voice reads the stream of Thinker {speaker.thinker.mark}, --thinker="
                 f"{THINKER.value} is {mark}"
             )
-    figures: dict[str, Any] = {"split": SPLIT.value}
+    speaks = to_dict(speaker.generator.config)
+    figures: dict[str, Any] = {"split": SPLIT.value, "seed": SEED.value, "speech": speaks}
 
     def report(found: dict[str, float], of: str = "") -> None:
         """Each group as it comes: what follows may take long, or be stopped."""

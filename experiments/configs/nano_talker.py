@@ -32,6 +32,7 @@ class Codes(NamedTuple):
 
 
 CODES = {
+    # First: of these each voice is kept beside the weights.
     "say": Codes("codes", 60_000, 0.35),
     "say_reply": Codes("replies", 16_000, 0.1),
     "say_by_many": Codes("many", 16_000, 0.3),

@@ -43,6 +43,16 @@ def test_the_floor_of_a_decode_step_counts_what_must_be_moved():
     assert one < two < 2 * one
 
 
+@pytest.mark.usefixtures("quick_compile")
+def test_a_step_is_timed_beside_its_parts():
+    (cases,) = bench.train(TINIEST)
+    names = [case.name.partition(": ")[2] for case in cases]
+    assert names == [
+        "loss", "gradient", "update by AdamW", "update by Muon", "step with Muon",
+    ]  # fmt: skip
+    assert [case.unit for case in cases] == ["token", "token", "call", "call", "token"]
+
+
 @pytest.mark.parametrize(
     "names",
     [("mel", "conv", "torch"), pytest.param(tuple(bench.TABLES), marks=pytest.mark.slow)],

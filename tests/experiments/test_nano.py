@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from experiments.configs import nano_talker
+
 ROOT = Path(__file__).parents[2]
 
 PARENT = f"""
@@ -86,7 +90,7 @@ from experiments._main import launch
 status = int(sys.argv.pop(1))
 omnijax.pretrained.export = lambda run, folder: Path(__import__("os").devnull)
 def run(script, *arguments, tolerated=0):
-    print(script, arguments[0])
+    print(script, *arguments)
     return status if script == "evaluate.py" and tolerated else 0
 nano.run = run
 launch(nano.main)
@@ -111,5 +115,17 @@ def test_a_shortcut_is_nano_s_status_too_and_the_voice_is_trained_all_the_same(t
     found = result(MADE, "3", f"--runs={tmp_path}")
     assert found.returncode == 3 and f"see {tmp_path / 'scores.json'}" in found.stderr
     assert "talker.py score" in found.stdout.splitlines()[-2]
+    # Each task's codes in a folder of its own, all of which the Talker's mixture names.
+    lines, folders = found.stdout.splitlines(), {}
+    for words in [line.split() for line in lines if line.startswith("talker.py codes")]:
+        options = dict(word.removeprefix("--").split("=", 1) for word in words[2:])
+        folders[options["task"]] = options["out"]
+        assert ("thinker" in options) == (options["task"] == "say_reply")
+    assert folders.keys() == nano_talker.CODES.keys() and len({*folders.values()}) == len(folders)
+    (trained,) = [line for line in lines if line.startswith("talker.py train")]
+    mixture = trained.partition("--config.stage.mixture=")[2].split(",")
+    shares = dict(part.removeprefix("codes:").split("=") for part in mixture)
+    assert [*shares] == [*folders.values()]
+    assert sum(map(float, shares.values())) == pytest.approx(1)
     honest = result(MADE, "0", f"--runs={tmp_path}", "--novoice")
     assert honest.returncode == 0 and "talker.py" not in honest.stdout

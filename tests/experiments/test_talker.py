@@ -34,12 +34,13 @@ def test_only_answers_have_a_question_to_read():
     assert "--thinker reads the questions of say_reply, --task is say" in refused.stderr
 
 
-def test_a_score_is_of_its_parts_alone():
+def test_a_score_of_no_part_or_of_an_unknown_one_is_refused():
     refused = talker("score", "--only=speech,singing")
     assert refused.returncode == 2
     assert "--only has 'singing', it must be of speech, long, " in refused.stderr
     for nothing in (("--only=",), ("--only=long", "--long=0")):
-        assert talker("score", *nothing).returncode == 2
+        refused = talker("score", *nothing)
+        assert refused.returncode == 2 and "there is nothing to score" in refused.stderr
 
 
 @pytest.mark.slow
@@ -53,6 +54,7 @@ def test_a_score_on_validation_speaks_as_a_config_says(tmp_path):
     assert scored.returncode == 0, scored.stderr
     figures = json.loads(report.read_text())
     assert figures["split"] == "validation" and figures["examples"] == 2
+    assert figures["speech"]["longest_token"] == 1
     others = ("conversation", "sentences an answer", "voices never heard")
     assert not any(other in name for other in others for name in figures)
     first = omniworld.live("validation", tasks=["say"])

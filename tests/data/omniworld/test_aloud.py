@@ -1,4 +1,4 @@
-"""What is said for a Talker alone: answers of other tasks, and sentences in many voices."""
+"""What is said for a Talker alone: answers, sentences in many voices, mere words."""
 
 from collections import Counter
 from itertools import pairwise
@@ -116,8 +116,19 @@ def test_words_are_said_in_no_order_in_every_language():
     again = omniworld.live("train", tasks=["say_words"])[3]["meta"]
     assert again["answer"] == metas[3]["answer"]
     np.testing.assert_array_equal(again["speech"].samples, metas[3]["speech"].samples)
-    others = (omniworld.live(split, tasks=["say_words"]) for split in ("validation", "test"))
-    assert len({source[3]["meta"]["answer"] for source in (train, *others)}) == 3
+
+
+def test_words_of_a_split_are_drawn_from_plans_of_its_own(monkeypatch):
+    seen = []
+
+    def noted(index, split, seed):
+        seen.append((split, seed))
+        return plan(index, split, seed)
+
+    monkeypatch.setattr(spoken_aloud, "plan", noted)
+    for split in ("train", "validation", "test"):
+        omniworld.live(split, tasks=["say_words"])[3]
+    assert len(set(seen)) == 3 and {split for split, _ in seen} == {"words"}
 
 
 def test_drawn_voices_are_many_and_none_has_the_tract_of_an_unseen_one():
