@@ -60,7 +60,7 @@ def pesq(clean: Audio, decoded: Audio) -> float:
         from pesq import NoUtterancesError
         from pesq import pesq as measure
     except ImportError:
-        raise UserError('PESQ needs a package: pip install "omnijax[pesq]"') from None
+        raise UserError('PESQ needs a package: pip install -e ".[pesq]"') from None
     _check_pair(clean, decoded)
     a, b = (resample(clip, PESQ_RATE).samples for clip in (clean, decoded))
     try:

@@ -82,7 +82,7 @@ def _speaker_encoder():
         from resemblyzer import VoiceEncoder
     except ImportError as error:
         raise UserError(
-            f'the speaker encoder needs a package ({error}): pip install "omnijax[speakers]"'
+            f'the speaker encoder needs a package ({error}): pip install -e ".[speakers]"'
         ) from None
     return VoiceEncoder("cpu", verbose=False)
 

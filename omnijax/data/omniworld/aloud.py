@@ -72,13 +72,14 @@ def said_by_many(index: int, split: str, seed: int = 0) -> dict:
     rng = np.random.default_rng([seed, zlib.crc32(f"many {split}".encode()), index])
     part, other = {"validation": ("say", 1), "test": ("say_test", 0)}.get(split, ("say", 0))
     meta = plan(int(rng.integers(_DRAWN_FROM)), part, seed + other)["meta"]
-    voice = drawn_voice(int(rng.integers(DRAWN))).name
+    voice = _drawn(rng)
     speech = spoken(rng, meta["answer"], meta["language"], split) | {"voice": voice}
     return _spoken("say_by_many", index, split, seed, meta["answer"], speech)
 
 
 def said_words(index: int, split: str, seed: int = 0) -> dict:
-    """The same of words and short phrases in no order, nine in ten of them not English.
+    """The same of words and short phrases in no order, nine in ten of them not English, half of
+    them in drawn voices.
 
     No split of it has a held-out combination: test has other words than training, no harder ones.
     """
@@ -86,7 +87,13 @@ def said_words(index: int, split: str, seed: int = 0) -> dict:
     other = {"validation": 1, "test": 2}.get(split, 0)
     meta = plan(int(rng.integers(_DRAWN_FROM)), "words", seed + other)["meta"]
     speech = spoken(rng, meta["answer"], meta["language"], split)
+    if rng.integers(2):
+        speech |= {"voice": _drawn(rng)}
     return _spoken("say_words", index, split, seed, meta["answer"], speech)
+
+
+def _drawn(rng: np.random.Generator) -> str:
+    return drawn_voice(int(rng.integers(DRAWN))).name
 
 
 def _spoken(task: str, index: int, split: str, seed: int, text: str, speech: dict) -> dict:
