@@ -38,8 +38,15 @@ UNSEEN_VOICES = (
 ACCENTS = {"en": ("en-us", "en"), "de": ("de",), "es": ("es",), "fr": ("fr",)}
 BY_NAME = {voice.name: voice for voice in (*VOICES, *UNSEEN_VOICES)}
 DRAWN = 400
-# Neither those of the unseen voices, nor those that are no voice (whisper, robots).
-_VARIANTS = tuple(f"{sex}{n}" for sex, count in (("m", 8), ("f", 5)) for n in range(1, count + 1))
+# Vocal tracts of espeak-ng's, but for those that clip, or are no voice (whisper, robots).
+_WOMEN = tuple(
+    "f1 f2 f3 f4 f5 Alicia Andrea anika aunty belinda grandma linda shelby steph".split()
+)
+_MEN = tuple(
+    "m1 m2 m3 m4 m5 m6 m7 m8 Alex Andy Denis Diogo Henrique Hugo Lee Mario Michael Mike Nguyen "
+    "boris ian john kaukovalta marcelo max michel miguel norbert pablo robert sandro travis "
+    "victor".split()
+)
 _LEFT_OUT = {voice.variant for voice in UNSEEN_VOICES}
 
 
@@ -47,13 +54,14 @@ _LEFT_OUT = {voice.variant for voice in UNSEEN_VOICES}
 def drawn_voice(number: int) -> Voice:
     """One of the `DRAWN`, by its number: another vocal tract, pitch and pace."""
     rng = np.random.default_rng([23, number])
-    variants = [variant for variant in _VARIANTS if variant not in _LEFT_OUT]
+    sex = (_MEN, _WOMEN)[int(rng.integers(2))]
+    variants = [variant for variant in sex if variant not in _LEFT_OUT]
     variant = variants[int(rng.integers(len(variants)))]
     pitch, rate = int(rng.integers(20, 81)), int(rng.integers(135, 186))
     stretch = float(np.exp(rng.uniform(-0.16, 0.16)))
     height = ("low", "", "high")[int(np.digitize(pitch + 100 * np.log(stretch), (38, 62)))]
     pace = ("slow", "", "quick")[int(np.digitize(rate, (150, 170)))]
-    words = ("a", pace, height, "man" if variant[0] == "m" else "woman")
+    words = ("a", pace, height, "man" if sex is _MEN else "woman")
     return Voice(
         f"drawn {number}", variant, pitch, rate, " ".join(filter(None, words)), round(stretch, 3)
     )

@@ -139,7 +139,20 @@ def test_drawn_voices_are_many_and_none_has_the_tract_of_an_unseen_one():
     assert len({voice[1:4] + voice[5:] for voice in drawn}) == voices.DRAWN
     unseen = {voice.variant for voice in voices.UNSEEN_VOICES}
     assert not unseen & {voice.variant for voice in drawn}
+    assert len({voice.variant for voice in drawn}) > 40
+    women = [voice for voice in drawn if voice.description.endswith("woman")]
+    assert 0.4 < len(women) / len(drawn) < 0.6
+    assert not {voice.variant for voice in women} & {voice.variant for voice in drawn
+                                                     if voice not in women}  # fmt: skip
     assert voices.voice_of("drawn 7") == drawn[7] and voices.voice_of("anna").name == "anna"
+
+
+def test_every_vocal_tract_of_the_drawn_voices_can_be_heard():
+    by_tract = {voice.variant: voice.name for voice in map(voices.drawn_voice, range(voices.DRAWN))}
+    for name in by_tract.values():
+        samples = speak("a red circle moves", name, "en-us", np.random.default_rng(0), hiss=False)
+        assert 0.5 < len(samples) / 16_000 < 4 and 0.3 < np.abs(samples).max() < 0.85, name
+        assert np.mean(np.abs(samples) > 0.02) > 0.2, name
 
 
 def test_a_stretched_voice_is_higher_and_as_quick(monkeypatch):
