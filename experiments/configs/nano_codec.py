@@ -26,7 +26,7 @@ from omnijax.train.objectives.codec import (
 )
 from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
 
-# Much of it in 400 drawn voices: neither codes nor Code2Wav must know ten by heart.
+# Much of it in 400 drawn voices, so that neither codes nor Code2Wav learn ten by heart.
 SPEECH = (
     "omniworld_live/say=0.4",
     "omniworld_live/say_by_many=0.5",

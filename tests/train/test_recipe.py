@@ -11,6 +11,7 @@ import pytest
 from experiments.configs import nano, nano_codec, nano_talker
 from omnijax.data.codes import ThinkerStream, Utterance, write_codes
 from omnijax.data.omniworld import OmniWorld
+from omnijax.data.omniworld.corpus import ALOUD
 from omnijax.data.omniworld.tasks import TASKS
 from omnijax.errors import UserError
 from omnijax.models.codec import HarmonicsConfig
@@ -106,6 +107,15 @@ def test_a_stage_of_nano_names_tasks_that_there_are_and_stages_before_it(stage):
     before = list(nano.STAGES)[: list(nano.STAGES).index(stage.name)]
     assert {name for _, name in stage.sources()} <= {*before}
     assert {source for source, _ in stage.weights()} <= {f"omniworld_live/{t}" for t in TASKS}
+
+
+@pytest.mark.parametrize("name", nano_codec.STAGES)
+def test_a_stage_of_the_codec_resolves_and_names_tasks_that_there_are(name):
+    config = resolve(nano_codec.get_config(name).to_dict())
+    stage = from_dict(Stage, config["stage"], "config.stage.")
+    tasks = {f"omniworld_live/{task}" for task in ("say", *ALOUD)}
+    assert stage.weights() and {source for source, _ in stage.weights()} <= tasks
+    assert ("^pitch/" in stage.trains) == (name != "codec_decoder")
 
 
 @pytest.mark.parametrize("stage", nano.STAGES.values(), ids=lambda stage: stage.name)

@@ -38,7 +38,7 @@ UNSEEN_VOICES = (
 ACCENTS = {"en": ("en-us", "en"), "de": ("de",), "es": ("es",), "fr": ("fr",)}
 BY_NAME = {voice.name: voice for voice in (*VOICES, *UNSEEN_VOICES)}
 DRAWN = 400
-# Vocal tracts of espeak-ng's, but for those that clip, or are no voice (whisper, robots).
+# espeak-ng's variants, but for those that clip much, or are no voice (whisper, robots).
 _WOMEN = tuple(
     "f1 f2 f3 f4 f5 Alicia Andrea anika aunty belinda grandma linda shelby steph".split()
 )

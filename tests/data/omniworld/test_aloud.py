@@ -9,7 +9,7 @@ import pytest
 from omnijax.data import omniworld
 from omnijax.data.omniworld import aloud as spoken_aloud
 from omnijax.data.omniworld import voices
-from omnijax.data.omniworld.speech import speak
+from omnijax.data.omniworld.speech import speak, synthesise
 from omnijax.data.omniworld.tasks import plan
 from omnijax.errors import UserError
 from omnijax.eval.voices import voice_print
@@ -147,12 +147,10 @@ def test_drawn_voices_are_many_and_none_has_the_tract_of_an_unseen_one():
     assert voices.voice_of("drawn 7") == drawn[7] and voices.voice_of("anna").name == "anna"
 
 
-def test_every_vocal_tract_of_the_drawn_voices_can_be_heard():
-    by_tract = {voice.variant: voice.name for voice in map(voices.drawn_voice, range(voices.DRAWN))}
-    for name in by_tract.values():
-        samples = speak("a red circle moves", name, "en-us", np.random.default_rng(0), hiss=False)
-        assert 0.5 < len(samples) / 16_000 < 4 and 0.3 < np.abs(samples).max() < 0.85, name
-        assert np.mean(np.abs(samples) > 0.02) > 0.2, name
+def test_every_variant_of_the_drawn_voices_is_heard_and_hardly_clips():
+    for variant in {voices.drawn_voice(number).variant for number in range(voices.DRAWN)}:
+        samples, _ = synthesise("a red circle moves", f"en-us+{variant}", 155, 50)
+        assert 0.1 < np.abs(samples).max() and np.mean(np.abs(samples) > 0.99) < 1e-3, variant
 
 
 def test_a_stretched_voice_is_higher_and_as_quick(monkeypatch):
