@@ -57,7 +57,7 @@ def test_pesq_falls_with_noise_and_says_what_it_needs(speech):
     try:
         import pesq as _  # noqa: F401
     except ImportError:
-        with pytest.raises(UserError, match=r'pip install "omnijax\[pesq\]"'):
+        with pytest.raises(UserError, match=r'pip install -e "\.\[pesq\]"'):
             pesq(speech, speech)
         return
     assert pesq(speech, speech) == pytest.approx(4.64, abs=0.01)
