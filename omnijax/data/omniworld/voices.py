@@ -12,7 +12,7 @@ import numpy as np
 
 class Voice(NamedTuple):
     name: str
-    variant: str  # espeak-ng voice variant: m* are men's vocal tracts, f* women's
+    variant: str  # of espeak-ng's voices: a vocal tract and how it sounds
     pitch: int  # 0..99, espeak's unit
     rate: int  # words a minute
     description: str
