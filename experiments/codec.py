@@ -103,6 +103,7 @@ def score() -> None:
         "voiced_kept": pitch.voiced,
         "unvoiced_hummed": pitch.hummed,
         **({} if pitch.semitones is None else {"semitones_apart": pitch.semitones}),
+        "streamed_apart": streamed_apart(codec, params, codes),
         "codebook_use": use.share.tolist(),
         "codebook_perplexity": use.perplexity.tolist(),
     }
@@ -117,6 +118,31 @@ def score() -> None:
             print(f"{name:22}{value:.4g}")
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def streamed_apart(codec, params, clips, frames: int = 100, longest: int = 8) -> float:
+    """The largest difference of a sample, streamed in pieces of 1 to `longest` frames and whole.
+
+    clips: codes [R, Q] of each; laid end to end, cut into runs of `frames`, what is over left out.
+    """
+    import jax
+    import numpy as np
+
+    from omnijax.models.codec import init_decode_state, stream_decode
+
+    params, rng = {"params": params}, np.random.default_rng(0)
+    whole = jax.jit(lambda codes: codec.apply(params, codes, method="decode"))
+    codes = np.concatenate(clips)
+    apart = []
+    for start in range(0, max(len(codes) - frames, 0) + 1, frames):
+        run = codes[None, start : start + frames]
+        state, streamed = init_decode_state(codec), []
+        while run.shape[1] > (begun := sum(map(len, streamed)) // codec.config.samples_per_frame):
+            piece = run[:, begun : begun + rng.integers(1, longest + 1)]
+            state, samples = stream_decode(codec, params, state, piece)
+            streamed.append(samples[0])
+        apart.append(np.abs(np.concatenate(streamed) - np.asarray(whole(run)[0])).max())
+    return float(max(apart))
 
 
 def perceived(pairs) -> dict[str, float]:

@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "codec"))
 import tiny_codec as tiny  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+from experiments.codec import streamed_apart  # noqa: E402
 
 
 def run(*arguments):
@@ -90,3 +92,23 @@ def test_codes_that_the_codec_does_not_have_are_named(weights, tmp_path):
     np.savez(tmp_path / "bad.npz", codes=codes, samples=10, sample_rate=24_000)
     done = run("decode", tmp_path / "bad.npz", tmp_path / "y.wav", f"--weights={weights}")
     assert done.returncode == 2 and "is out of range" in done.stderr
+
+
+def test_what_streaming_changes_is_found_wherever_it_is(monkeypatch):
+    codec = Codec(tiny.config())
+    samples = jnp.zeros((1, codec.config.samples_per_frame))
+    params = jax.jit(codec.init)(jax.random.key(0), samples)["params"]
+    rng = np.random.default_rng(0)
+    clips = [rng.integers(0, codec.config.codes, (n, codec.config.codebooks)) for n in (7, 9, 5)]
+    assert streamed_apart(codec, params, clips, frames=10) < 1e-5
+    assert streamed_apart(codec, params, clips, frames=50) < 1e-5  # fewer than one run
+
+    from omnijax.models import codec as module
+
+    stream = module.stream_decode
+
+    def forgetful(model, params, state, codes):
+        return state, stream(model, params, state, codes)[1]
+
+    monkeypatch.setattr(module, "stream_decode", forgetful)
+    assert streamed_apart(codec, params, clips, frames=10) > 1e-4
