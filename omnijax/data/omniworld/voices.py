@@ -5,6 +5,7 @@ meet more voices than they could learn by heart.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -38,15 +39,23 @@ UNSEEN_VOICES = (
 ACCENTS = {"en": ("en-us", "en"), "de": ("de",), "es": ("es",), "fr": ("fr",)}
 BY_NAME = {voice.name: voice for voice in (*VOICES, *UNSEEN_VOICES)}
 DRAWN = 400
-# espeak-ng's variants, but for those that clip much, or are no voice (whisper, robots).
-_WOMEN = tuple(
-    "f1 f2 f3 f4 f5 Alicia Andrea anika aunty belinda grandma linda shelby steph".split()
-)
-_MEN = tuple(
-    "m1 m2 m3 m4 m5 m6 m7 m8 Alex Andy Denis Diogo Henrique Hugo Lee Mario Michael Mike Nguyen "
-    "boris ian john kaukovalta marcelo max michel miguel norbert pablo robert sandro travis "
-    "victor".split()
-)
+# espeak-ng's variants with their median F0 in Hz at a pitch of 50 (English, by pYIN); not those
+# that clip much, or are no voice (whisper, robots).
+_WOMEN = {
+    "f1": 181, "f2": 197, "f3": 214, "f4": 181, "f5": 207, "Alicia": 253, "Andrea": 247,
+    "anika": 275, "aunty": 172, "belinda": 230, "grandma": 203, "linda": 230, "shelby": 182,
+    "steph": 185,
+}  # fmt: skip
+_MEN = {
+    "m1": 94, "m2": 101, "m3": 105, "m4": 94, "m5": 104, "m6": 102, "m7": 107, "m8": 86,
+    "Alex": 104, "Andy": 96, "Denis": 100, "Diogo": 106, "Henrique": 110, "Hugo": 111, "Lee": 96,
+    "Mario": 107, "Michael": 107, "Mike": 91, "Nguyen": 152, "boris": 103, "ian": 83, "john": 104,
+    "kaukovalta": 103, "marcelo": 97, "max": 103, "michel": 106, "miguel": 112, "norbert": 104,
+    "pablo": 115, "robert": 97, "sandro": 99, "travis": 103, "victor": 96,
+}  # fmt: skip
+_PITCH_OCTAVE = 68  # of espeak's pitch
+_LOWEST = 76.0  # Hz: a sentence ends some seventh lower, and a codec's source begins at 65
+_HEIGHTS = ((92, 115), (180, 235))  # Hz: below low, above high: men, women; a third each
 _LEFT_OUT = {voice.variant for voice in UNSEEN_VOICES}
 
 
@@ -54,14 +63,17 @@ _LEFT_OUT = {voice.variant for voice in UNSEEN_VOICES}
 def drawn_voice(number: int) -> Voice:
     """One of the `DRAWN`, by its number: another vocal tract, pitch and pace."""
     rng = np.random.default_rng([23, number])
-    sex = (_MEN, _WOMEN)[int(rng.integers(2))]
-    variants = [variant for variant in sex if variant not in _LEFT_OUT]
-    variant = variants[int(rng.integers(len(variants)))]
+    woman = int(rng.integers(2))
+    hertz = {name: f0 for name, f0 in (_MEN, _WOMEN)[woman].items() if name not in _LEFT_OUT}
+    variant = list(hertz)[int(rng.integers(len(hertz)))]
     pitch, rate = int(rng.integers(20, 81)), int(rng.integers(135, 186))
     stretch = float(np.exp(rng.uniform(-0.16, 0.16)))
-    height = ("low", "", "high")[int(np.digitize(pitch + 100 * np.log(stretch), (38, 62)))]
+    flat = hertz[variant] * stretch  # F0 at a pitch of 50
+    pitch = max(pitch, 50 + math.ceil(_PITCH_OCTAVE * math.log2(_LOWEST / flat)))
+    f0 = flat * 2 ** ((pitch - 50) / _PITCH_OCTAVE)
+    height = ("low", "", "high")[int(np.digitize(f0, _HEIGHTS[woman]))]
     pace = ("slow", "", "quick")[int(np.digitize(rate, (150, 170)))]
-    words = ("a", pace, height, "man" if sex is _MEN else "woman")
+    words = ("a", pace, height, ("man", "woman")[woman])
     return Voice(
         f"drawn {number}", variant, pitch, rate, " ".join(filter(None, words)), round(stretch, 3)
     )

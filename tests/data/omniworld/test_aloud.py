@@ -151,6 +151,20 @@ def test_every_variant_of_the_drawn_voices_is_heard_and_hardly_clips():
         assert 0.1 < np.abs(samples).max() and np.mean(np.abs(samples) > 0.99) < 1e-3, variant
 
 
+def test_drawn_voices_are_called_low_and_high_by_how_they_sound_and_none_is_under_a_source():
+    heard = {}
+    for number in range(24):
+        voice = voices.drawn_voice(number)
+        samples = speak("the red circle moves left", voice.name, "en", np.random.default_rng(0))
+        pitch = 2 ** voice_print(Audio(samples.astype(np.float32), 16_000)).pitch
+        words = voice.description.split()
+        heard.setdefault(words[-1], []).append((pitch, words))
+    for sex in ("man", "woman"):
+        low, high = ([f0 for f0, words in heard[sex] if word in words] for word in ("low", "high"))
+        assert low and high and max(low) < min(high), heard[sex]
+    assert min(f0 for own in heard.values() for f0, _ in own) > 70
+
+
 def test_a_stretched_voice_is_higher_and_as_quick(monkeypatch):
     anna = voices.BY_NAME["anna"]
     monkeypatch.setitem(voices.BY_NAME, "higher", anna._replace(stretch=1.15))
