@@ -89,7 +89,8 @@ def codes() -> None:
     for split, share in shares.items():
         source = live(split, tasks=[TASK.value])
         count = min((COUNT.value or recipe.count) // share, len(source))
-        if made_before(folder, split, count, (mark, thinker)):
+        size = codec.config.samples_per_frame
+        if made_before(folder, split, source, count, (mark, thinker), size):
             print(f"{folder / split}.npz: {count} utterances of this codec are there")
             continue
         bar = encoded(codec, params, source, count, reader)
@@ -98,15 +99,31 @@ def codes() -> None:
         print(f"{folder / split}.npz: {written} utterances", flush=True)
 
 
-def made_before(folder: Path, split: str, count: int, by: tuple) -> bool:
-    """Whether a split's file holds what would be made anew; ``by``: of `made_by`."""
+def made_before(folder: Path, split: str, source, count: int, by: tuple, size: int) -> bool:
+    """Whether a split's file holds what would be made anew, by its first, middle and last speech.
+
+    by: of `made_by`; size: samples of a frame.
+    """
     from omnijax.data.codes import CodesSource
 
     try:
         there = CodesSource(folder, split)
     except UserError:
         return False
-    return (there.codec, there.thinker) == by and len(there) == count
+    if (there.codec, there.thinker) != by or len(there) != count:
+        return False
+
+    def same(place: int) -> bool:
+        meta, stored = source[place]["meta"], there[place]
+        frames = -(-len(meta["speech"].samples) // size)
+        return stored[:4] == said_of(meta) and len(stored.codes) == frames
+
+    return all(map(same, {0, count // 2, count - 1}))
+
+
+def said_of(meta: dict) -> tuple[str, str, str, str]:
+    """What an `Utterance` begins with: its text, language, voice, and the voice in words."""
+    return meta["answer"], meta["language"], meta["voice"], meta["voice_description"]
 
 
 class Reader:
@@ -167,15 +184,7 @@ def encoded(codec, params, source, count: int, reader: Reader | None = None, bat
         rows = np.asarray(encode(samples))
         contexts = reader(examples) if reader else [None] * batch
         for example, row, length, context in zip(examples, rows, frames, contexts, strict=False):
-            meta = example["meta"]
-            yield Utterance(
-                meta["answer"],
-                meta["language"],
-                meta["voice"],
-                meta["voice_description"],
-                row[:length],
-                context,
-            )
+            yield Utterance(*said_of(example["meta"]), row[:length], context)
 
 
 def ahead(make, arguments, depth: int = 4):
