@@ -7,6 +7,8 @@
     python experiments/talker.py codes --task=say_words       words in no order
     python experiments/talker.py train --config=experiments/configs/nano_talker.py:talker_voices
     python experiments/talker.py export RUN FOLDER            the Talker and its stored voices
+    python experiments/talker.py recode OLD NEW FOLDER        the Talker as it begins on codes of
+        another codec: OLD and NEW are folders of codes of the same speech
     python experiments/talker.py say "the red circle" out.wav --voice=anna --language=en
     python experiments/talker.py score                        held-out sentences: WER and more; of
         --split=validation, or --only=speech,long
@@ -60,7 +62,9 @@ SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "score: of Om
 RECOGNISER = flags.DEFINE_string("recogniser", "nano", "score: whose transcripts give the WER.")
 REPORT = flags.DEFINE_string("report", None, "score: write the figures here too, as JSON.")
 SESSIONS, CLIPS = 20, 10  # of `score`: conversations that are timed; clips of each voice
-USAGE = "give one of codes, train, export RUN FOLDER, say TEXT OUT.wav, score"
+USAGE = (
+    "give one of codes, train, export RUN FOLDER, recode OLD NEW FOLDER, say TEXT OUT.wav, score"
+)
 
 
 def codes() -> None:
@@ -202,6 +206,15 @@ def ahead(make, arguments, depth: int = 4):
             yield waiting.popleft().result()
 
 
+def recode(old: Path, new: Path, folder: Path) -> None:
+    from omnijax.train.kinds import weights_folder
+    from omnijax.train.recode import recode_weights
+
+    counted = recode_weights(weights_folder(WEIGHTS.value) / "talker", old, new, folder)
+    print(f"{folder}: counted on {counted} utterances; a stage begins there by")
+    print(f"    --config.stage.starts_from=weights:{folder}")
+
+
 def speech_settings():
     """How to speak, of --config; without one, as the weights or the run say: None."""
     from omnijax.generate.speech import SpeechConfig
@@ -337,6 +350,8 @@ def main(arguments: list[str]) -> int:
 
         file = export_talker(Path(rest[0]), Path(rest[1]), speech_settings())
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+    elif command == "recode" and len(rest) == 3:
+        recode(*map(Path, rest))
     elif command == "say" and len(rest) == 2:
         say(*rest)
     else:
