@@ -2,7 +2,8 @@
 
     python experiments/codec.py encode x.wav codes.npz      speech to 12.5 frames of codes a second
     python experiments/codec.py decode codes.npz y.wav      and back
-    python experiments/codec.py score                       held-out speech: STOI, WER, codebook use
+    python experiments/codec.py score                       held-out speech: STOI, WER, codebook
+        use, how far what is streamed lies from the whole
     python experiments/codec.py train --config=experiments/configs/nano_codec.py:codec_decoder
     python experiments/codec.py export runs/nano_codec/codec_decoder FOLDER
 
@@ -120,7 +121,7 @@ def score() -> None:
         Path(OUT.value).write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def streamed_apart(codec, params, clips, frames: int = 100, longest: int = 8) -> float:
+def streamed_apart(codec, params: dict, clips: list, frames: int = 100, longest: int = 8) -> float:
     """The largest difference of a sample, streamed in pieces of 1 to `longest` frames and whole.
 
     clips: codes [R, Q] of each; laid end to end, cut into runs of `frames`, what is over left out.
@@ -135,14 +136,16 @@ def streamed_apart(codec, params, clips, frames: int = 100, longest: int = 8) ->
     codes = np.concatenate(clips)
     apart = []
     for start in range(0, max(len(codes) - frames, 0) + 1, frames):
-        run = codes[None, start : start + frames]
+        left = codes[None, start : start + frames]
+        at_once = np.asarray(whole(left)[0])
         state, streamed = init_decode_state(codec), []
-        while run.shape[1] > (begun := sum(map(len, streamed)) // codec.config.samples_per_frame):
-            piece = run[:, begun : begun + rng.integers(1, longest + 1)]
+        while left.shape[1]:
+            frames_now = rng.integers(1, longest + 1)
+            piece, left = left[:, :frames_now], left[:, frames_now:]
             state, samples = stream_decode(codec, params, state, piece)
             streamed.append(samples[0])
-        apart.append(np.abs(np.concatenate(streamed) - np.asarray(whole(run)[0])).max())
-    return float(max(apart))
+        apart.append(np.abs(np.concatenate(streamed) - at_once).max())
+    return float(np.max(apart))  # a NaN stays one
 
 
 def perceived(pairs) -> dict[str, float]:

@@ -35,7 +35,9 @@ from experiments.configs import nano_talker  # noqa: E402
 from omnijax.errors import UserError  # noqa: E402
 
 CODEC = flags.DEFINE_string("codec", "nano", "nano, an exported codec, or a training run.")
-WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, or a folder that `export` wrote.")
+WEIGHTS = flags.DEFINE_string(
+    "weights", "nano", "nano, or a folder with codec/ and talker/, as `export` writes them."
+)
 TASK = flags.DEFINE_enum(
     "task", "say", [*nano_talker.CODES], "codes: sentences, answers, many voices, mere words."
 )
@@ -72,7 +74,8 @@ def codes() -> None:
     from rich.progress import track
 
     from omnijax.data.codes import ThinkerStream, fingerprint, write_codes
-    from omnijax.data.omniworld import live
+    from omnijax.data.omniworld import OmniWorld, live
+    from omnijax.data.omniworld.voices import fingerprint_of_voices
     from omnijax.pretrained import load
     from omnijax.train.codec import load_codec
 
@@ -87,6 +90,7 @@ def codes() -> None:
         thinker = ThinkerStream(reader.mark, reader.layer)
     codec, params = load_codec(CODEC.value)
     mark = fingerprint(params["quantiser"]["codebooks"])
+    speech = f"omniworld {OmniWorld.VERSION} {fingerprint_of_voices()}"
     recipe = nano_talker.CODES[TASK.value]
     folder = Path(OUT.value or f"{nano_talker.RUNS}/{recipe.folder}")
     shares = {"train": 1, "validation": 20, "test": 20}
@@ -94,19 +98,19 @@ def codes() -> None:
         source = live(split, tasks=[TASK.value])
         count = min((COUNT.value or recipe.count) // share, len(source))
         size = codec.config.samples_per_frame
-        if made_before(folder, split, source, count, (mark, thinker), size):
+        if made_before(folder, split, source, count, (mark, thinker, speech), size):
             print(f"{folder / split}.npz: {count} utterances of this codec are there")
             continue
         bar = encoded(codec, params, source, count, reader)
         bar = track(bar, total=count, description=split)
-        written = write_codes(folder, split, bar, mark, thinker)
+        written = write_codes(folder, split, bar, mark, thinker, speech)
         print(f"{folder / split}.npz: {written} utterances", flush=True)
 
 
 def made_before(folder: Path, split: str, source, count: int, by: tuple, size: int) -> bool:
     """Whether a split's file holds what would be made anew, by its first, middle and last speech.
 
-    by: of `made_by`; size: samples of a frame.
+    by: the marks of the codec, the Thinker and the speech; size: samples of a frame.
     """
     from omnijax.data.codes import CodesSource
 
@@ -114,7 +118,7 @@ def made_before(folder: Path, split: str, source, count: int, by: tuple, size: i
         there = CodesSource(folder, split)
     except UserError:
         return False
-    if (there.codec, there.thinker) != by or len(there) != count:
+    if (there.codec, there.thinker, there.speech) != by or len(there) != count:
         return False
 
     def same(place: int) -> bool:
@@ -207,11 +211,12 @@ def ahead(make, arguments, depth: int = 4):
 
 
 def recode(old: Path, new: Path, folder: Path) -> None:
+    from omnijax.pretrained import recode_weights
     from omnijax.train.kinds import weights_folder
-    from omnijax.train.recode import recode_weights
 
-    counted = recode_weights(weights_folder(WEIGHTS.value) / "talker", old, new, folder)
-    print(f"{folder}: counted on {counted} utterances; a stage begins there by")
+    talker = weights_folder(WEIGHTS.value) / "talker"
+    counted, there = recode_weights(talker, old, new, folder)
+    print(f"{folder}: counted on {counted} of {there} utterances; a stage begins there by")
     print(f"    --config.stage.starts_from=weights:{folder}")
 
 

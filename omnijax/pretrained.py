@@ -15,7 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omnijax.data.codes import UNREADABLE, CodesSource, ThinkerStream, Utterance, fingerprint
+from omnijax.data.codes import (
+    UNREADABLE,
+    CodesSource,
+    ThinkerStream,
+    Utterance,
+    check_codec,
+    fingerprint,
+)
 from omnijax.errors import UserError
 from omnijax.files import whole
 from omnijax.generate.sampling import SamplingConfig
@@ -30,6 +37,7 @@ from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
 from omnijax.train.codec import load_codec
 from omnijax.train.kinds import open_tokenizer, weights_folder
+from omnijax.train.recode import counted_together, recode
 from omnijax.train.stages import Stage, from_dict, to_dict
 from omnijax.train.talker import code_folders
 
@@ -191,6 +199,41 @@ def export_talker(run: Path, directory: Path, speech: SpeechConfig | None = None
     with whole(directory / VOICES) as partial:
         np.savez_compressed(partial, meta=meta, **frames)
     return file
+
+
+def recode_weights(talker: Path, old: Path, new: Path, directory: Path) -> tuple[int, int]:
+    """Writes an exported Talker's weights as they begin on another codec's codes.
+
+    They begin a stage (`starts_from`); a voice they are not, for nothing says how they sound.
+
+    Args:
+      talker: a folder that `export_talker` wrote.
+      old, new: folders of codes, of the codec whose codes it speaks and of the other, whose train
+        splits are counted.
+      directory: where they go; none in which a voice lies.
+
+    Returns:
+      The number of utterances counted, and of those that both folders have.
+    """
+    if (directory / VOICES).exists():
+        raise UserError(f"{directory} has a voice: its {VOICES} would be of another codec's codes")
+    params, config = load_weights(talker)
+    if "talker" not in config or "codec" not in config:
+        raise UserError(f"the weights in {talker} are no Talker's")
+    before, now = CodesSource(old), CodesSource(new)
+    for folder, source in ((old, before), (new, now)):
+        check_codec(source, config["talker"], str(folder))
+    if before.codec != config["codec"]:
+        raise UserError(
+            f"the Talker in {talker} speaks codes of codec {config['codec']}, those in {old} are "
+            f"{before.codec}'s"
+        )
+    if now.codec == before.codec:
+        raise UserError(f"the codes in {old} and {new} are of one codec, {now.codec}")
+    sizes = config["talker"]["codebooks"], config["talker"]["codebook_size"]
+    counts, counted = counted_together(before, now, *sizes)
+    save_weights(directory, recode(params, counts), config | {"codec": now.codec})
+    return counted, min(len(before), len(now))
 
 
 def paces(source: Iterable[Utterance], tokenizer: Tokenizer) -> dict[str, float]:

@@ -83,11 +83,13 @@ def write_codes(
     utterances: Iterable[Utterance],
     codec: str,
     thinker: ThinkerStream | None = None,
+    speech: str = "",
 ) -> int:
     """Writes a split's file, whole or not at all; returns how many utterances it has.
 
     codec: the `fingerprint` of the codec that made the codes.
     thinker: whose stream the contexts hold, where there are any. It is kept in half precision.
+    speech: of what the speech was made, by any mark that its maker knows again.
     """
     rows, codes, lengths, contexts = [], [], [], []
     for utterance in utterances:
@@ -105,7 +107,7 @@ def write_codes(
         contexts.append(utterance.context)
     if not rows:
         raise UserError(f"there are no utterances to write to {folder}")
-    meta = {"codec": codec, "rows": rows, "thinker": thinker}
+    meta = {"codec": codec, "rows": rows, "thinker": thinker, "speech": speech}
     path = Path(folder) / f"{split}.npz"
     with whole(path) as partial:
         np.savez_compressed(
@@ -210,6 +212,7 @@ class CodesSource:
             self._codes, lengths = file["codes"], file["lengths"]
             meta = json.loads(file["meta"].tobytes())
             self.codec, self.thinker = _made_by(meta)
+            self.speech = meta.get("speech", "")
             self._rows = meta["rows"]
             self._contexts = _Contexts(file) if self.thinker else None
         self._ends = np.cumsum(lengths)
@@ -240,8 +243,8 @@ def check_codec(source: CodesSource, config: Mapping[str, Any], where: str) -> N
         raise UserError(
             f"{where} has {books} codebooks, config.talker.codebooks is {config['codebooks']}"
         )
-    largest = int(source._codes.max())
-    if largest >= config["codebook_size"]:
-        raise UserError(
-            f"{where} has code {largest}, config.talker.codebook_size is {config['codebook_size']}"
-        )
+    for code in (int(source._codes.min()), int(source._codes.max())):
+        if not 0 <= code < config["codebook_size"]:
+            raise UserError(
+                f"{where} has code {code}, config.talker.codebook_size is {config['codebook_size']}"
+            )

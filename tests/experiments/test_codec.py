@@ -94,7 +94,8 @@ def test_codes_that_the_codec_does_not_have_are_named(weights, tmp_path):
     assert done.returncode == 2 and "is out of range" in done.stderr
 
 
-def test_what_streaming_changes_is_found_wherever_it_is(monkeypatch):
+@pytest.mark.parametrize("run", [0, 1])
+def test_what_streaming_changes_is_found_wherever_it_is(monkeypatch, run):
     codec = Codec(tiny.config())
     samples = jnp.zeros((1, codec.config.samples_per_frame))
     params = jax.jit(codec.init)(jax.random.key(0), samples)["params"]
@@ -105,10 +106,18 @@ def test_what_streaming_changes_is_found_wherever_it_is(monkeypatch):
 
     from omnijax.models import codec as module
 
-    stream = module.stream_decode
+    stream, frames = module.stream_decode, 0
 
-    def forgetful(model, params, state, codes):
-        return state, stream(model, params, state, codes)[1]
+    def broken(by):
+        def decode(model, params, state, codes):
+            nonlocal frames
+            frames += codes.shape[1]
+            after, samples = stream(model, params, state, codes)
+            return after, by(samples) if frames == 10 * (run + 1) else samples
 
-    monkeypatch.setattr(module, "stream_decode", forgetful)
-    assert streamed_apart(codec, params, clips, frames=10) > 1e-4
+        monkeypatch.setattr(module, "stream_decode", decode)
+        return streamed_apart(codec, params, clips, frames=10)
+
+    assert broken(lambda samples: samples + 0.01) == pytest.approx(0.01, abs=1e-5)
+    frames = 0
+    assert np.isnan(broken(lambda samples: samples * np.nan))

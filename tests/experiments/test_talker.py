@@ -46,21 +46,22 @@ def test_a_score_of_no_part_or_of_an_unknown_one_is_refused():
 
 
 def test_stored_speech_is_kept_only_where_it_is_what_would_be_made(tmp_path):
-    source, size, by = omniworld.live("train", tasks=["say"]), 1920, ("codec", None)
+    source, size, by = omniworld.live("train", tasks=["say"]), 1920, ("codec", None, "voices")
     metas = [source[i]["meta"] for i in range(3)]
 
-    def kept(change=lambda meta: meta, longer=0, count=3, codec="codec"):
+    def kept(change=lambda meta: meta, longer=0, count=3, codec="codec", voices="voices"):
         frames = [-(-len(meta["speech"].samples) // size) + longer for meta in metas]
         said = [said_of(change(meta)) for meta in metas]
         stored = [
             Utterance(*row, np.zeros((n, 2), int)) for row, n in zip(said, frames, strict=True)
         ]
-        write_codes(tmp_path, "train", stored, codec)
+        write_codes(tmp_path, "train", stored, codec, speech=voices)
         return made_before(tmp_path, "train", source, count, by, size)
 
     assert not made_before(tmp_path, "train", source, 3, by, size)
     assert kept()
     assert not kept(codec="another")
+    assert not kept(voices="voices of another pitch")
     assert not kept(count=4)
     assert not kept(lambda meta: meta | {"answer": "words that were said once"})
     assert not kept(lambda meta: meta | {"voice_description": "a voice as it was called once"})

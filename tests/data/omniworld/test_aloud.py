@@ -12,6 +12,7 @@ from omnijax.data.omniworld import voices
 from omnijax.data.omniworld.speech import speak, synthesise
 from omnijax.data.omniworld.tasks import plan
 from omnijax.errors import UserError
+from omnijax.eval.speech import pitch_track
 from omnijax.eval.voices import voice_print
 from omnijax.media import Audio
 
@@ -151,7 +152,7 @@ def test_every_variant_of_the_drawn_voices_is_heard_and_hardly_clips():
         assert 0.1 < np.abs(samples).max() and np.mean(np.abs(samples) > 0.99) < 1e-3, variant
 
 
-def test_drawn_voices_are_called_low_and_high_by_how_they_sound_and_none_is_under_a_source():
+def test_drawn_voices_are_called_low_and_high_by_how_they_sound():
     heard = {}
     for number in range(24):
         voice = voices.drawn_voice(number)
@@ -162,7 +163,27 @@ def test_drawn_voices_are_called_low_and_high_by_how_they_sound_and_none_is_unde
     for sex in ("man", "woman"):
         low, high = ([f0 for f0, words in heard[sex] if word in words] for word in ("low", "high"))
         assert low and high and max(low) < min(high), heard[sex]
-    assert min(f0 for own in heard.values() for f0, _ in own) > 70
+
+
+def test_the_lowest_drawn_voice_ends_no_sentence_far_under_what_a_codec_s_source_says():
+    drawn = [voices.drawn_voice(number) for number in range(voices.DRAWN)]
+    hertz = {voice: voices._MEN.get(voice.variant, 999) * voice.stretch for voice in drawn}
+    low = min(drawn, key=lambda voice: hertz[voice] * 2 ** (voice.pitch / 68))
+    spoken, rate = synthesise(
+        "the red circle moves left", f"en-us+{low.variant}", low.rate, low.pitch - 4
+    )
+    f0, _ = pitch_track(Audio(spoken, rate))
+    f0 = f0[np.isfinite(f0)] * low.stretch
+    assert 70 < np.median(f0) < 82 and np.percentile(f0, 10) > 63
+
+
+def test_a_voice_that_changes_changes_the_mark_of_the_voices(monkeypatch):
+    before = voices.fingerprint_of_voices()
+    assert voices.fingerprint_of_voices.__wrapped__() == before
+    drawn = voices.drawn_voice
+    higher = {7: drawn(7)._replace(pitch=drawn(7).pitch + 1)}
+    monkeypatch.setattr(voices, "drawn_voice", lambda number: higher.get(number) or drawn(number))
+    assert voices.fingerprint_of_voices.__wrapped__() != before
 
 
 def test_a_stretched_voice_is_higher_and_as_quick(monkeypatch):
