@@ -74,7 +74,7 @@ def score() -> None:
     import numpy as np
 
     from omnijax.data.omniworld import live
-    from omnijax.eval.speech import codebook_use, mel_distance, pitch_kept, stoi
+    from omnijax.eval.speech import codebook_use, mel_distance, pitch_kept, stoi, streamed_apart
     from omnijax.media import Audio
     from omnijax.models.codec import SAMPLE_RATE, decode_clip, encode_clip
     from omnijax.train.codec import load_codec
@@ -119,33 +119,6 @@ def score() -> None:
             print(f"{name:22}{value:.4g}")
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def streamed_apart(codec, params: dict, clips: list, frames: int = 100, longest: int = 8) -> float:
-    """The largest difference of a sample, streamed in pieces of 1 to `longest` frames and whole.
-
-    clips: codes [R, Q] of each; laid end to end, cut into runs of `frames`, what is over left out.
-    """
-    import jax
-    import numpy as np
-
-    from omnijax.models.codec import init_decode_state, stream_decode
-
-    params, rng = {"params": params}, np.random.default_rng(0)
-    whole = jax.jit(lambda codes: codec.apply(params, codes, method="decode"))
-    codes = np.concatenate(clips)
-    apart = []
-    for start in range(0, max(len(codes) - frames, 0) + 1, frames):
-        left = codes[None, start : start + frames]
-        at_once = np.asarray(whole(left)[0])
-        state, streamed = init_decode_state(codec), []
-        while left.shape[1]:
-            frames_now = rng.integers(1, longest + 1)
-            piece, left = left[:, :frames_now], left[:, frames_now:]
-            state, samples = stream_decode(codec, params, state, piece)
-            streamed.append(samples[0])
-        apart.append(np.abs(np.concatenate(streamed) - at_once).max())
-    return float(np.max(apart))  # a NaN stays one
 
 
 def perceived(pairs) -> dict[str, float]:

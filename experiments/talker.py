@@ -73,7 +73,7 @@ def codes() -> None:
     """Each utterance through the codec's encoder, several of a length at a time."""
     from rich.progress import track
 
-    from omnijax.data.codes import ThinkerStream, fingerprint, write_codes
+    from omnijax.data.codes import ThinkerStream, fingerprint, made_before, write_codes
     from omnijax.data.omniworld import OmniWorld, live
     from omnijax.data.omniworld.voices import fingerprint_of_voices
     from omnijax.pretrained import load
@@ -98,40 +98,13 @@ def codes() -> None:
         source = live(split, tasks=[TASK.value])
         count = min((COUNT.value or recipe.count) // share, len(source))
         size = codec.config.samples_per_frame
-        if made_before(folder, split, source, count, (mark, thinker, speech), size):
+        if made_before(folder, split, source.__getitem__, count, (mark, thinker, speech), size):
             print(f"{folder / split}.npz: {count} utterances of this codec are there")
             continue
         bar = encoded(codec, params, source, count, reader)
         bar = track(bar, total=count, description=split)
         written = write_codes(folder, split, bar, mark, thinker, speech)
         print(f"{folder / split}.npz: {written} utterances", flush=True)
-
-
-def made_before(folder: Path, split: str, source, count: int, by: tuple, size: int) -> bool:
-    """Whether a split's file holds what would be made anew, by its first, middle and last speech.
-
-    by: the marks of the codec, the Thinker and the speech; size: samples of a frame.
-    """
-    from omnijax.data.codes import CodesSource
-
-    try:
-        there = CodesSource(folder, split)
-    except UserError:
-        return False
-    if (there.codec, there.thinker, there.speech) != by or len(there) != count:
-        return False
-
-    def same(place: int) -> bool:
-        meta, stored = source[place]["meta"], there[place]
-        frames = -(-len(meta["speech"].samples) // size)
-        return stored[:4] == said_of(meta) and len(stored.codes) == frames
-
-    return all(map(same, {0, count // 2, count - 1}))
-
-
-def said_of(meta: dict) -> tuple[str, str, str, str]:
-    """What an `Utterance` begins with: its text, language, voice, and the voice in words."""
-    return meta["answer"], meta["language"], meta["voice"], meta["voice_description"]
 
 
 class Reader:
@@ -173,7 +146,7 @@ def encoded(codec, params, source, count: int, reader: Reader | None = None, bat
     import jax
     import numpy as np
 
-    from omnijax.data.codes import Utterance
+    from omnijax.data.codes import Utterance, said_of
 
     size = codec.config.samples_per_frame
     encode = jax.jit(lambda samples: codec.apply({"params": params}, samples, method="encode"))

@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,6 +234,39 @@ class CodesSource:
     def of_voice(self, voice: str) -> list[int]:
         """Places of what a voice says, in every language."""
         return self._of_voice.get(voice, [])
+
+
+def said_of(meta: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """What an `Utterance` begins with, of the "meta" of an example that is spoken."""
+    return meta["answer"], meta["language"], meta["voice"], meta["voice_description"]
+
+
+def made_before(
+    folder: str | os.PathLike,
+    split: str,
+    example_at: Callable[[int], Mapping[str, Any]],
+    count: int,
+    by: tuple[str, ThinkerStream | None, str],
+    size: int,
+) -> bool:
+    """Whether a split's file holds what would be made anew of the first `count` examples.
+
+    by: the marks of the codec, the Thinker and the speech; size: samples of a frame. Of what is
+    said the first, the middle and the last utterance are looked at.
+    """
+    try:
+        there = CodesSource(folder, split)
+    except UserError:
+        return False
+    if (there.codec, there.thinker, there.speech) != by or len(there) != count:
+        return False
+
+    def same(place: int) -> bool:
+        meta, stored = example_at(place)["meta"], there[place]
+        frames = -(-len(meta["speech"].samples) // size)
+        return stored[:4] == said_of(meta) and len(stored.codes) == frames
+
+    return all(map(same, {0, count // 2, count - 1}))
 
 
 def check_codec(source: CodesSource, config: Mapping[str, Any], where: str) -> None:

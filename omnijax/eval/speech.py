@@ -1,14 +1,16 @@
-"""How close decoded speech is to what was spoken: intelligibility, mel distance, pitch, codebook
-use."""
+"""How close decoded speech is to what was spoken: intelligibility, mel distance, pitch; how many
+codes it takes; and whether it is the same when it is streamed."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from omnijax.errors import UserError
 from omnijax.media.audio import Audio, resample
 from omnijax.media.mel import MelConfig, log_mel
+from omnijax.models.codec import Codec, init_decode_state, stream_decode
 from omnijax.typing import Float, Int
 
 STOI_RATE = 10_000  # samples a second that STOI is defined at
@@ -137,3 +139,31 @@ def _check_pair(clean: Audio, decoded: Audio) -> None:
             f"the clips must be of one length and rate: {len(clean.samples)} samples at "
             f"{clean.sample_rate} Hz and {len(decoded.samples)} at {decoded.sample_rate} Hz"
         )
+
+
+def streamed_apart(
+    codec: Codec,
+    params: dict,
+    clips: Sequence[Int[np.ndarray, "_ Q"]],
+    frames: int = 100,
+    longest: int = 8,
+) -> float:
+    """The largest difference of a sample, streamed in pieces of 1 to `longest` frames and whole.
+
+    clips: the codes of each, laid end to end, cut into runs of `frames`, what is over left out.
+    """
+    params, rng = {"params": params}, np.random.default_rng(0)
+    whole = jax.jit(lambda codes: codec.apply(params, codes, method="decode"))
+    codes = np.concatenate(clips)
+    apart = []
+    for start in range(0, max(len(codes) - frames, 0) + 1, frames):
+        left = codes[None, start : start + frames]
+        at_once = np.asarray(whole(left)[0])
+        state, streamed = init_decode_state(codec), []
+        while left.shape[1]:
+            piece = left[:, : rng.integers(1, longest + 1)]
+            left = left[:, piece.shape[1] :]
+            state, samples = stream_decode(codec, params, state, piece)
+            streamed.append(samples[0])
+        apart.append(np.abs(np.concatenate(streamed) - at_once).max())
+    return float(np.max(apart))  # a NaN stays one

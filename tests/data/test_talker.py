@@ -16,8 +16,11 @@ from omnijax.data.codes import (
     codec_of,
     fingerprint,
     fingerprint_of,
+    made_before,
+    said_of,
     write_codes,
 )
+from omnijax.data.omniworld import live
 from omnijax.data.talker import RowMaker, TalkerDataConfig, make_talker_pipeline
 from omnijax.errors import UserError
 from omnijax.models.talker import aria, presets
@@ -293,3 +296,26 @@ def test_what_does_not_fit_is_named(source, tmp_path):
         config(schedules=("late=1",))
     with pytest.raises(UserError, match="has no frames"):
         write_codes(tmp_path, "train", [Utterance("x", "en", "a", "b", np.zeros((0, 16)))], "abc")
+
+
+def test_stored_speech_is_kept_only_where_it_is_what_would_be_made(tmp_path):
+    source, size, by = live("train", tasks=["say"]), 1920, ("codec", None, "voices")
+    metas = [source[i]["meta"] for i in range(3)]
+
+    def kept(change=lambda meta: meta, longer=0, count=3, codec="codec", voices="voices"):
+        frames = [-(-len(meta["speech"].samples) // size) + longer for meta in metas]
+        said = [said_of(change(meta)) for meta in metas]
+        stored = [
+            Utterance(*row, np.zeros((n, 2), int)) for row, n in zip(said, frames, strict=True)
+        ]
+        write_codes(tmp_path, "train", stored, codec, speech=voices)
+        return made_before(tmp_path, "train", source.__getitem__, count, by, size)
+
+    assert not made_before(tmp_path, "train", source.__getitem__, 3, by, size)
+    assert kept()
+    assert not kept(codec="another")
+    assert not kept(voices="voices of another pitch")
+    assert not kept(count=4)
+    assert not kept(lambda meta: meta | {"answer": "words that were said once"})
+    assert not kept(lambda meta: meta | {"voice_description": "a voice as it was called once"})
+    assert not kept(longer=1)

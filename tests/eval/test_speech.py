@@ -1,11 +1,28 @@
 """Speech metrics: perfect for the clip itself, worse with more noise, and clear about bad input."""
 
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from omnijax.errors import UserError
-from omnijax.eval.speech import codebook_use, mel_distance, pesq, pitch_kept, stoi
+from omnijax.eval import speech as speech_metrics
+from omnijax.eval.speech import (
+    codebook_use,
+    mel_distance,
+    pesq,
+    pitch_kept,
+    stoi,
+    streamed_apart,
+)
 from omnijax.media import Audio
+from omnijax.models.codec import Codec, stream_decode
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "codec"))
+import tiny_codec as tiny  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +101,30 @@ def test_clips_that_cannot_be_compared_are_refused(speech):
         stoi(silent, silent)
     with pytest.raises(UserError, match="no codes"):
         codebook_use([], size=4)
+
+
+@pytest.mark.parametrize("run", [0, 1])
+def test_what_streaming_changes_is_found_wherever_it_is(monkeypatch, run):
+    codec = Codec(tiny.config())
+    samples = jnp.zeros((1, codec.config.samples_per_frame))
+    params = jax.jit(codec.init)(jax.random.key(0), samples)["params"]
+    rng = np.random.default_rng(0)
+    clips = [rng.integers(0, codec.config.codes, (n, codec.config.codebooks)) for n in (7, 9, 5)]
+    assert streamed_apart(codec, params, clips, frames=10) < 1e-5
+    assert streamed_apart(codec, params, clips, frames=50) < 1e-5  # fewer than one run
+
+    frames = 0
+
+    def broken(by):
+        def decode(model, params, state, codes):
+            nonlocal frames
+            frames += codes.shape[1]
+            after, samples = stream_decode(model, params, state, codes)
+            return after, by(samples) if frames == 10 * (run + 1) else samples
+
+        monkeypatch.setattr(speech_metrics, "stream_decode", decode)
+        return streamed_apart(codec, params, clips, frames=10)
+
+    assert broken(lambda samples: samples + 0.01) == pytest.approx(0.01, abs=1e-5)
+    frames = 0
+    assert np.isnan(broken(lambda samples: samples * np.nan))

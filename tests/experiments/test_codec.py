@@ -18,8 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "codec"))
 import tiny_codec as tiny  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-from experiments.codec import streamed_apart  # noqa: E402
 
 
 def run(*arguments):
@@ -92,32 +90,3 @@ def test_codes_that_the_codec_does_not_have_are_named(weights, tmp_path):
     np.savez(tmp_path / "bad.npz", codes=codes, samples=10, sample_rate=24_000)
     done = run("decode", tmp_path / "bad.npz", tmp_path / "y.wav", f"--weights={weights}")
     assert done.returncode == 2 and "is out of range" in done.stderr
-
-
-@pytest.mark.parametrize("run", [0, 1])
-def test_what_streaming_changes_is_found_wherever_it_is(monkeypatch, run):
-    codec = Codec(tiny.config())
-    samples = jnp.zeros((1, codec.config.samples_per_frame))
-    params = jax.jit(codec.init)(jax.random.key(0), samples)["params"]
-    rng = np.random.default_rng(0)
-    clips = [rng.integers(0, codec.config.codes, (n, codec.config.codebooks)) for n in (7, 9, 5)]
-    assert streamed_apart(codec, params, clips, frames=10) < 1e-5
-    assert streamed_apart(codec, params, clips, frames=50) < 1e-5  # fewer than one run
-
-    from omnijax.models import codec as module
-
-    stream, frames = module.stream_decode, 0
-
-    def broken(by):
-        def decode(model, params, state, codes):
-            nonlocal frames
-            frames += codes.shape[1]
-            after, samples = stream(model, params, state, codes)
-            return after, by(samples) if frames == 10 * (run + 1) else samples
-
-        monkeypatch.setattr(module, "stream_decode", decode)
-        return streamed_apart(codec, params, clips, frames=10)
-
-    assert broken(lambda samples: samples + 0.01) == pytest.approx(0.01, abs=1e-5)
-    frames = 0
-    assert np.isnan(broken(lambda samples: samples * np.nan))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from omnijax.data import omniworld
-from omnijax.data.codes import CodesSource, ThinkerStream, Utterance, write_codes
+from omnijax.data.codes import CodesSource, ThinkerStream
 from omnijax.data.omniworld.aloud import question_of
 from omnijax.generate.prompts import collate_prompts
 from omnijax.models.talker.context import users_turn
@@ -17,8 +17,6 @@ from omnijax.pretrained import load
 from omnijax.text import render
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-from experiments.talker import made_before, said_of  # noqa: E402
 
 
 def codes(*arguments: str) -> subprocess.CompletedProcess:
@@ -43,29 +41,6 @@ def test_a_score_of_no_part_or_of_an_unknown_one_is_refused():
     for nothing in (("--only=",), ("--only=long", "--long=0")):
         refused = talker("score", *nothing)
         assert refused.returncode == 2 and "there is nothing to score" in refused.stderr
-
-
-def test_stored_speech_is_kept_only_where_it_is_what_would_be_made(tmp_path):
-    source, size, by = omniworld.live("train", tasks=["say"]), 1920, ("codec", None, "voices")
-    metas = [source[i]["meta"] for i in range(3)]
-
-    def kept(change=lambda meta: meta, longer=0, count=3, codec="codec", voices="voices"):
-        frames = [-(-len(meta["speech"].samples) // size) + longer for meta in metas]
-        said = [said_of(change(meta)) for meta in metas]
-        stored = [
-            Utterance(*row, np.zeros((n, 2), int)) for row, n in zip(said, frames, strict=True)
-        ]
-        write_codes(tmp_path, "train", stored, codec, speech=voices)
-        return made_before(tmp_path, "train", source, count, by, size)
-
-    assert not made_before(tmp_path, "train", source, 3, by, size)
-    assert kept()
-    assert not kept(codec="another")
-    assert not kept(voices="voices of another pitch")
-    assert not kept(count=4)
-    assert not kept(lambda meta: meta | {"answer": "words that were said once"})
-    assert not kept(lambda meta: meta | {"voice_description": "a voice as it was called once"})
-    assert not kept(longer=1)
 
 
 @pytest.mark.slow
