@@ -230,6 +230,10 @@ def recode_weights(talker: Path, old: Path, new: Path, directory: Path) -> tuple
         )
     if now.codec == before.codec:
         raise UserError(f"the codes in {old} and {new} are of one codec, {now.codec}")
+    if before.speech and now.speech and before.speech != now.speech:
+        raise UserError(
+            f"the codes in {old} are of speech {before.speech}, those in {new} of {now.speech}"
+        )
     sizes = config["talker"]["codebooks"], config["talker"]["codebook_size"]
     counts, counted = counted_together(before, now, *sizes)
     save_weights(directory, recode(params, counts), config | {"codec": now.codec})

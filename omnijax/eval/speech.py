@@ -150,8 +150,14 @@ def streamed_apart(
 ) -> float:
     """The largest difference of a sample, streamed in pieces of 1 to `longest` frames and whole.
 
-    clips: the codes of each, laid end to end, cut into runs of `frames`, what is over left out.
+    clips: the codes of each, laid end to end, cut into runs of `frames`, what is over left out; if
+      they are not even one run, they are one of their own length.
     """
+    if not sum(map(len, clips)):
+        raise UserError("there are no codes to stream")
+    for name, value in (("frames", frames), ("longest", longest)):
+        if value < 1:
+            raise UserError(f"{name} is {value}, it must be at least 1")
     params, rng = {"params": params}, np.random.default_rng(0)
     whole = jax.jit(lambda codes: codec.apply(params, codes, method="decode"))
     codes = np.concatenate(clips)

@@ -24,8 +24,8 @@ def counted_together(
     books, size: codebooks, and codes of each.
 
     Returns:
-      The counts, and the number of utterances counted: those of the same place whose text, voice
-      and length are the same.
+      The counts, and the number of utterances counted: those of the same place whose text,
+      language, voice, its description and length are the same.
 
     Raises:
       UserError: those are under half of what both have.

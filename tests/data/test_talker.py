@@ -302,9 +302,10 @@ def test_stored_speech_is_kept_only_where_it_is_what_would_be_made(tmp_path):
     source, size, by = live("train", tasks=["say"]), 1920, ("codec", None, "voices")
     metas = [source[i]["meta"] for i in range(3)]
 
-    def kept(change=lambda meta: meta, longer=0, count=3, codec="codec", voices="voices"):
-        frames = [-(-len(meta["speech"].samples) // size) + longer for meta in metas]
-        said = [said_of(change(meta)) for meta in metas]
+    def kept(change=lambda meta: meta, of=0, longer=0, count=3, codec="codec", voices="voices"):
+        frames = [-(-len(meta["speech"].samples) // size) for meta in metas]
+        said = [said_of(meta) for meta in metas]
+        frames[of], said[of] = frames[of] + longer, said_of(change(metas[of]))
         stored = [
             Utterance(*row, np.zeros((n, 2), int)) for row, n in zip(said, frames, strict=True)
         ]
@@ -316,6 +317,26 @@ def test_stored_speech_is_kept_only_where_it_is_what_would_be_made(tmp_path):
     assert not kept(codec="another")
     assert not kept(voices="voices of another pitch")
     assert not kept(count=4)
-    assert not kept(lambda meta: meta | {"answer": "words that were said once"})
-    assert not kept(lambda meta: meta | {"voice_description": "a voice as it was called once"})
-    assert not kept(longer=1)
+    for of in range(3):
+        assert not kept(lambda meta: meta | {"answer": "words that were said once"}, of)
+        assert not kept(lambda meta: meta | {"voice_description": "as it was called once"}, of)
+        assert not kept(of=of, longer=1)
+
+
+def test_stored_answers_are_kept_where_they_have_the_stream_of_the_same_layer(tmp_path):
+    source, size, marks = live("train", tasks=["say"]), 1920, ("codec", THINKER, "voices")
+    metas = [source[i]["meta"] for i in range(2)]
+    frames = [np.zeros((-(-len(meta["speech"].samples) // size), 2), int) for meta in metas]
+    said = [
+        Utterance(*said_of(meta), codes, turn(i))
+        for i, (meta, codes) in enumerate(zip(metas, frames, strict=True), 1)
+    ]
+    write_codes(tmp_path, "train", said, marks[0], THINKER, marks[2])
+
+    def kept(thinker):
+        by = (marks[0], thinker, marks[2])
+        return made_before(tmp_path, "train", source.__getitem__, 2, by, size)
+
+    assert kept(THINKER)
+    assert not kept(None)
+    assert not kept(THINKER._replace(layer=THINKER.layer + 1))

@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,7 +17,7 @@ from omnijax.eval.speech import (
     streamed_apart,
 )
 from omnijax.media import Audio
-from omnijax.models.codec import Codec, stream_decode
+from omnijax.models.codec import init_decode_state, stream_decode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "codec"))
 import tiny_codec as tiny  # noqa: E402
@@ -101,30 +99,42 @@ def test_clips_that_cannot_be_compared_are_refused(speech):
         stoi(silent, silent)
     with pytest.raises(UserError, match="no codes"):
         codebook_use([], size=4)
+    with pytest.raises(UserError, match="no codes to stream"):
+        streamed_apart(tiny.MODEL, {}, [])
+    with pytest.raises(UserError, match="longest is 0, it must be at least 1"):
+        streamed_apart(tiny.MODEL, {}, [tiny.codes(1, 3)[0]], longest=0)
 
 
 @pytest.mark.parametrize("run", [0, 1])
 def test_what_streaming_changes_is_found_wherever_it_is(monkeypatch, run):
-    codec = Codec(tiny.config())
-    samples = jnp.zeros((1, codec.config.samples_per_frame))
-    params = jax.jit(codec.init)(jax.random.key(0), samples)["params"]
-    rng = np.random.default_rng(0)
-    clips = [rng.integers(0, codec.config.codes, (n, codec.config.codebooks)) for n in (7, 9, 5)]
+    codec = tiny.MODEL
+    params = tiny.params(codec)["params"]
+    clips = [tiny.codes(1, n, seed=n)[0] for n in (7, 9, 5)]
     assert streamed_apart(codec, params, clips, frames=10) < 1e-5
     assert streamed_apart(codec, params, clips, frames=50) < 1e-5  # fewer than one run
 
-    frames = 0
+    def apart_where(changed):
+        frames = 0
 
-    def broken(by):
         def decode(model, params, state, codes):
             nonlocal frames
             frames += codes.shape[1]
             after, samples = stream_decode(model, params, state, codes)
-            return after, by(samples) if frames == 10 * (run + 1) else samples
+            last = frames == 10 * (run + 1)
+            return changed(model, after, samples, last, frames > 10 * run)
 
         monkeypatch.setattr(speech_metrics, "stream_decode", decode)
-        return streamed_apart(codec, params, clips, frames=10)
+        return streamed_apart(codec, params, clips, frames=10, longest=3)
 
-    assert broken(lambda samples: samples + 0.01) == pytest.approx(0.01, abs=1e-5)
-    frames = 0
-    assert np.isnan(broken(lambda samples: samples * np.nan))
+    def louder(model, state, samples, last, here):
+        return state, samples + 0.01 * last
+
+    def broken(model, state, samples, last, here):
+        return state, samples * np.where(last, np.nan, 1)
+
+    def forgetful(model, state, samples, last, here):
+        return init_decode_state(model) if here else state, samples
+
+    assert apart_where(louder) == pytest.approx(0.01, abs=1e-5)
+    assert np.isnan(apart_where(broken))
+    assert apart_where(forgetful) > 1e-3

@@ -12,14 +12,14 @@ from omnijax.train.recode import counted_together, recode
 BOOKS, SIZE, WIDTH = 3, 8, 5
 
 
-def speech(folder, codec, change=lambda codes: codes, texts=("one", "two", "three")):
+def speech(folder, codec, change=lambda codes: codes, texts=("one", "two", "three"), mark=""):
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, SIZE, (400, BOOKS)) for _ in texts]
     said = [
         Utterance(text, "en", "anna", "a woman", change(codes))
         for text, codes in zip(texts, rows, strict=True)
     ]
-    write_codes(folder, "train", said, codec)
+    write_codes(folder, "train", said, codec, speech=mark)
     return CodesSource(folder, "train")
 
 
@@ -135,6 +135,15 @@ def test_weights_that_cannot_begin_there_are_refused(tmp_path):
     for by, code in ((1, SIZE), (-1, -1)):
         speech(tmp_path / "other", "b", lambda codes, by=by: codes + by)
         refused(f"other has code {code}", *folders[:2], tmp_path / "other", begun)
+    speech(tmp_path / "then", "a", mark="voices of then")
+    speech(tmp_path / "now", "b", mark="voices of now")
+    refused(
+        "then are of speech voices of then, those in",
+        folders[0],
+        tmp_path / "then",
+        tmp_path / "now",
+        begun,
+    )
     save_weights(tmp_path / "codec", {"codec": talker()}, {"codec": {}})
     refused("are no Talker's", tmp_path / "codec", *folders[1:])
     (folders[0] / "voices.npz").write_bytes(b"")

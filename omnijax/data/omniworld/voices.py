@@ -87,6 +87,6 @@ def voice_of(name: str) -> Voice:
 
 @functools.cache
 def fingerprint_of_voices() -> str:
-    """Of all voices as they are now: speech made of others is other speech."""
+    """Of all voices and accents as they are now: speech made of others is other speech."""
     drawn = [drawn_voice(number) for number in range(DRAWN)]
-    return hashlib.sha256(repr((VOICES, UNSEEN_VOICES, drawn)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((VOICES, UNSEEN_VOICES, ACCENTS, drawn)).encode()).hexdigest()[:16]
