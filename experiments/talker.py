@@ -15,9 +15,9 @@
 
 With --config=..., `export`, `say` and `score` speak as that config's `speech` says, not as the run
 or the weights do. `codes` encodes --count utterances of the training split, and a twentieth as many
-of the others, with the codec in --codec, into --out; what that codec has made before is kept.
-Training reads the train and validation splits of all tasks. The same `train` command resumes a run
-that was stopped.
+of the others, with the codec in --codec, into --out; what that codec has made before, of the same
+voices and as many, is kept. Training reads the train and validation splits of all tasks. The same
+`train` command resumes a run that was stopped.
 """
 
 import json
@@ -91,13 +91,13 @@ def codes() -> None:
     codec, params = load_codec(CODEC.value)
     mark = fingerprint(params["quantiser"]["codebooks"])
     speech = f"omniworld {OmniWorld.VERSION} {fingerprint_of_voices()}"
+    size = codec.config.samples_per_frame
     recipe = nano_talker.CODES[TASK.value]
     folder = Path(OUT.value or f"{nano_talker.RUNS}/{recipe.folder}")
     shares = {"train": 1, "validation": 20, "test": 20}
     for split, share in shares.items():
         source = live(split, tasks=[TASK.value])
         count = min((COUNT.value or recipe.count) // share, len(source))
-        size = codec.config.samples_per_frame
         if made_before(folder, split, source.__getitem__, count, (mark, thinker, speech), size):
             print(f"{folder / split}.npz: {count} utterances of this codec are there")
             continue

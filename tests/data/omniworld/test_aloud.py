@@ -168,7 +168,7 @@ def test_drawn_voices_are_called_low_and_high_by_how_they_sound():
 def test_the_lowest_drawn_voice_ends_no_sentence_far_under_what_a_codec_s_source_says():
     drawn = [voices.drawn_voice(number) for number in range(voices.DRAWN)]
     hertz = {voice: voices._MEN.get(voice.variant, 999) * voice.stretch for voice in drawn}
-    low = min(drawn, key=lambda voice: hertz[voice] * 2 ** (voice.pitch / 68))
+    low = min(drawn, key=lambda voice: hertz[voice] * 2 ** (voice.pitch / voices._PITCH_OCTAVE))
     spoken, rate = synthesise(
         "the red circle moves left", f"en-us+{low.variant}", low.rate, low.pitch - 4
     )
