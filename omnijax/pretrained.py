@@ -69,10 +69,7 @@ def load(weights: str) -> Loaded:
     directory = weights_folder(weights)
     if not directory.is_dir():
         raise UserError(f"no weights at {weights!r}: give nano, a folder of weights, or a run")
-    if (directory / "checkpoints").is_dir():
-        params, config = read_params(directory / "checkpoints")
-    else:
-        params, config = load_weights(directory)
+    params, config = load_weights(directory)
     for name in ("model", "processor", "tokenizer"):
         if name not in config:
             raise UserError(f"the config in {directory} has no {name}")

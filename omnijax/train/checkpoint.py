@@ -185,19 +185,17 @@ def save_weights(directory: str | Path, params: Params, config: Mapping[str, Any
     return file
 
 
-def load_weights(directory: str | Path, *, dtype: Any = jnp.float32) -> tuple[Params, dict]:
-    """(parameters, config) that `save_weights` wrote."""
+def load_weights(directory: str | Path) -> tuple[Params, dict]:
+    """(parameters, config) that `save_weights` wrote, in float32, or of a run's last checkpoint."""
     directory = Path(directory)
+    if (directory / "checkpoints").is_dir():
+        return read_params(directory / "checkpoints")
     try:
         config = json.loads((directory / "config.json").read_text())
         tensors = load_file(str(directory / "model.safetensors"))
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"no readable weights in {directory}: {_reason(error)}") from None
-    params = {
-        path: leaf if FLOAT32_ALWAYS.search(path) else leaf.astype(dtype)
-        for path, leaf in tensors.items()
-    }
-    return unflatten(params), config
+    return unflatten({path: leaf.astype(jnp.float32) for path, leaf in tensors.items()}), config
 
 
 def abstract(state: TrainState, shardings: TrainState | None = None) -> TrainState:

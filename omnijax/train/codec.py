@@ -132,10 +132,7 @@ def load_codec(weights: str | Path) -> tuple[Codec, Params]:
     directory = weights_folder("nano/codec" if str(weights) == "nano" else f"{weights}")
     if not directory.is_dir():
         raise UserError(f"no codec at {str(weights)!r}: give a folder of weights, or a run")
-    if (directory / "checkpoints").is_dir():
-        params, config = read_params(directory / "checkpoints")
-    else:
-        params, config = load_weights(directory)
+    params, config = load_weights(directory)
     for name, where in (("config", config), ("weights", params)):
         if not isinstance(where.get("codec"), dict):
             raise UserError(f"the {name} in {directory} have no codec")

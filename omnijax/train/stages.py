@@ -100,8 +100,8 @@ class Stage:
     name: str
     objective: str = "lm"  # or aed, codec, talker
     trains: tuple[str, ...] = (".*",)  # regular expressions, searched in parameter paths
-    # "stage" or "path prefix=stage"; "weights:FOLDER" (or weights:nano, weights:nano/talker,
-    # weights:nano/codec) in place of a stage; later entries win.
+    # "stage" or "path prefix=stage"; "weights:FOLDER", of weights or a run (or weights:nano,
+    # weights:nano/talker, weights:nano/codec) in place of a stage; later entries win.
     starts_from: tuple[str, ...] = ()
     mixture: tuple[str, ...] = ("omniworld=1",)  # "source=share of the examples"
     steps: int = 1000

@@ -130,6 +130,8 @@ def test_parameters_are_read_from_a_run_without_its_model(folder):
     Checkpointer(folder, CONFIG).save(state(1)._replace(ema=average))
     params, config = read_params(folder)
     assert params["a"]["w"].tolist() == [7.0] * 8 and config == CONFIG
+    weights, of = load_weights(folder.parent)  # of the run's folder, as of exported ones
+    assert weights["a"]["w"].tolist() == [7.0] * 8 and of == CONFIG
     with pytest.raises(UserError, match="no checkpoint directory"):
         read_params(folder / "nowhere")
 
