@@ -34,7 +34,7 @@ SPEECH = (
 )
 # Codes must not move faster than their averages follow.
 SLOWLY = (r"^codec/(encoder|quantiser)/=0.1",)
-LAST = "codec_decoder"
+CODED, LAST = "codec", "codec_decoder"  # the last to change the codes, and the last
 STAGES = {
     stage.name: stage
     for stage in (
@@ -72,7 +72,7 @@ STAGES = {
             starts_from=("codec=codec", "codebook_usage=codec"),
             trains=DECODER,
             mixture=SPEECH,
-            steps=3000,
+            steps=2500,
             batch=8,
             seed=3,
             optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.01),
@@ -101,9 +101,11 @@ STAGES = {
 # No window much shorter than two periods of a low voice: it hears where in its period a voice
 # stands, which no code says, and would rather have noise. In the longest its harmonics lie apart.
 SOUND = CodecLossConfig(
-    periodicity=12.0, mel_scales=MelLossConfig(windows=(512, 1024, 2048), bins=(64, 80, 160))
+    periodicity=12.0,
+    timbre=5.0,
+    mel_scales=MelLossConfig(windows=(512, 1024, 2048), bins=(64, 80, 160)),
 )
-CODES = {"envelope": 5.0, "pitch": 20.0}
+CODES = {"envelope": 5.0, "pitch": 20.0, "timbre": 5.0}
 BOTH = dataclasses.replace(SOUND, **CODES)
 TRAINING = {
     "codec_encoder": CodecTraining(decoded=False, losses=CodecLossConfig(**CODES)),

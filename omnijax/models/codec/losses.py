@@ -164,6 +164,24 @@ def envelope_loss(
     return jnp.mean(jnp.abs(predicted.astype(jnp.float32) - target))
 
 
+def timbre_loss(
+    said: Float[Array, "B R M"], true: Float[Array, "B R M"], config: EnvelopeConfig
+) -> Float[Array, ""]:
+    """Mean absolute difference of two `envelope`s, each a clip's mean over its louder steps.
+
+    That mean is what a voice is known by, and it is off by little wherever a frame is. Frame by
+    frame a loss is content with the likeliest spectrum of its sound, in whichever voices are
+    heard most. Louder: than the mean of the true clip's steps.
+    """
+    rows = true.shape[0]
+    true = jax.lax.stop_gradient(true).reshape(rows, -1, config.bins)
+    apart = said.astype(jnp.float32).reshape(true.shape) - true
+    loudness = jnp.mean(true, -1, keepdims=True)
+    loud = loudness >= jnp.mean(loudness, 1, keepdims=True)
+    means = jnp.sum(jnp.where(loud, apart, 0.0), 1) / jnp.sum(loud, 1)
+    return jnp.mean(jnp.abs(means))
+
+
 def periodicity(
     samples: Float[Array, "B A"], frame: int, config: PeriodicityConfig = PeriodicityConfig()
 ) -> Float[Array, "B R M"]:

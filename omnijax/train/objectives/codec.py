@@ -37,6 +37,7 @@ from omnijax.models.codec.losses import (
     check_kind,
     discriminator_loss,
     distillation_loss,
+    envelope,
     envelope_loss,
     feature_loss,
     mel_loss,
@@ -44,6 +45,7 @@ from omnijax.models.codec.losses import (
     periodicity_loss,
     pitch_loss,
     pitch_of,
+    timbre_loss,
 )
 from omnijax.models.codec.source import Voice
 from omnijax.nn.linear import fan_in_init
@@ -75,6 +77,7 @@ WEIGHTS = (
     "envelope",
     "pitch",
     "periodicity",
+    "timbre",
     "contour",
     "voice",
 )
@@ -92,6 +95,9 @@ class CodecLossConfig:
     envelope: float | int = 0.0  # of what the quantised features say of their frame's spectrum
     pitch: float | int = 0.0  # of what they say of their frame's periodicity
     periodicity: float | int = 0.0  # of the decoded samples'
+    # Of the mean spectrum of what the quantised features say, where `envelope` is, and of what
+    # is decoded.
+    timbre: float | int = 0.0
     # Where Code2Wav has harmonics: of the pitch that it says, and of what they sound like beside
     # the target where that has a pitch, silence elsewhere. Without the second they fall silent:
     # beside convolutions that whisper already, any more sound costs more than a pitch brings.
@@ -269,13 +275,19 @@ def codec_objective(
             losses["contour"] = pitch_loss(voice.pitch, true_pitch)
             target = batch.samples * faded(jnp.isfinite(true_pitch), length)
             losses["voice"] = mel_loss(voice.samples, target, config.mel_scales)
+        told = {}
         for name, head_loss, of in (
             ("envelope", envelope_loss, config.envelopes),
             ("pitch", periodicity_loss, config.periods),
         ):
             if getattr(config, name):
-                told = quantised.features @ params[name]["kernel"] + params[name]["bias"]
-                losses[name] = head_loss(told, batch.samples, of)
+                told[name] = quantised.features @ params[name]["kernel"] + params[name]["bias"]
+                losses[name] = head_loss(told[name], batch.samples, of)
+        if config.timbre:
+            said = [told["envelope"]] if "envelope" in told else []
+            said += [] if samples is None else [envelope(samples, size, config.envelopes)]
+            true = envelope(batch.samples, size, config.envelopes)
+            losses["timbre"] = sum(timbre_loss(one, true, config.envelopes) for one in said)
         if teacher is not None:
             with jax.named_scope("distillation"):
                 student = quantised.semantic @ params["distil"]["kernel"]

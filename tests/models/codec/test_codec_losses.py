@@ -14,17 +14,20 @@ from omnijax.models.codec.discriminators import (
     spectrogram,
 )
 from omnijax.models.codec.losses import (
+    EnvelopeConfig,
     MelLossConfig,
     PeriodicityConfig,
     adversarial_loss,
     discriminator_loss,
     distillation_loss,
+    envelope,
     feature_loss,
     mel_loss,
     periodicity,
     periodicity_loss,
     pitch_loss,
     pitch_of,
+    timbre_loss,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -68,6 +71,37 @@ def test_the_mel_loss_has_a_finite_gradient_at_silence():
 def test_a_clip_shorter_than_the_largest_window_is_refused():
     with pytest.raises(ValueError, match="100 samples are fewer than the largest window of 128"):
         mel_loss(jnp.zeros((1, 100)), jnp.zeros((1, 100)), MEL)
+
+
+# A clip of 6 frames of two steps of three bins: quiet, loud, loud, …
+STEPS = EnvelopeConfig(steps=2, bins=3)
+LOUD = np.arange(12) % 3 > 0
+TRUE = np.where(LOUD, -1.0, -5.0)[None, :, None] + np.array([0.3, 0.0, -0.3])
+
+
+def timbre_apart(said, true=TRUE):
+    frames = [jnp.asarray(x, jnp.float32).reshape(1, 6, 6) for x in (said, true)]
+    return float(timbre_loss(*frames, STEPS))
+
+
+def test_the_timbre_loss_is_of_the_mean_spectrum_alone_and_of_what_is_loud():
+    assert timbre_apart(TRUE) == 0
+    # A colour that lasts: off by 0.5 and -0.2 in two bins of three.
+    assert timbre_apart(TRUE + [0.5, 0.0, -0.2]) == pytest.approx(0.7 / 3, rel=1e-5)
+    # As far off in every step, but now above and now below.
+    about = np.where(np.cumsum(LOUD) % 2, 0.5, -0.5)[None, :, None]
+    assert timbre_apart(TRUE + about) == pytest.approx(0, abs=1e-6)
+    # Silence has no colour.
+    assert timbre_apart(TRUE + np.where(LOUD, 0.0, 2.0)[None, :, None]) == pytest.approx(0)
+
+
+def test_the_timbre_loss_hears_a_filter_and_hardly_which_noise_it_colours():
+    config = EnvelopeConfig()
+    noise, again = 0.1 * jax.random.normal(jax.random.key(0), (2, 1, 12 * FRAME))
+    brighter = noise - 0.5 * jnp.pad(noise, ((0, 0), (1, 0)))[:, :-1]
+    spectra = [envelope(x, FRAME, config) for x in (noise, again, brighter)]
+    same, other = (float(timbre_loss(x, spectra[0], config)) for x in spectra[1:])
+    assert other > 5 * same
 
 
 def judged(*scores):
