@@ -66,7 +66,8 @@ def codec():
     import tiny_codec
 
     from omnijax.data.crops import CodecBatch
-    from omnijax.models.codec.losses import MelLossConfig, PeriodicityConfig
+    from omnijax.models.codec import PeriodicityConfig
+    from omnijax.models.codec.losses import MelLossConfig
     from omnijax.train.objectives.codec import CodecLossConfig, codec_objective
 
     model = tiny_codec.VOICED

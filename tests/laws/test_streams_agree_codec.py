@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 MODEL, FRAME, MAX_FRAMES = tiny.MODEL, tiny.MODEL.config.samples_per_frame, 14
 PARAMS = tiny.params(MODEL, 1)
 VOICED_PARAMS = tiny.params(tiny.VOICED, 1)
+HEARING_PARAMS = tiny.params(tiny.HEARING, 1)
 
 
 @jax.jit
@@ -46,6 +47,21 @@ def whole(samples, codes):
 @jax.jit
 def voiced(codes):
     return tiny.VOICED.apply(VOICED_PARAMS, codes, method="decode")
+
+
+@jax.jit
+def hearing(samples):
+    def run(codec):
+        features = codec.encoder(samples)[0]
+        return features, codec.quantiser.encode(features)
+
+    return tiny.HEARING.apply(HEARING_PARAMS, method=run)
+
+
+@jax.jit
+def hearing_step(state, samples):
+    step = lambda codec: codec.encoder(samples, state)[::-1]  # noqa: E731
+    return tiny.HEARING.apply(HEARING_PARAMS, method=step)
 
 
 @jax.jit
@@ -108,6 +124,35 @@ def test_the_encoder_fed_any_samples_gives_the_codes_of_the_whole_clip(cuts, see
         out.append(codes)
     # A code may fall the other way only where two codes are equally near: none here.
     np.testing.assert_array_equal(np.concatenate(out, 1), expected)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(cuts=fractions, seed=st.integers(0, 2**31))
+@example(cuts=[], seed=0)
+def test_an_encoder_that_reads_spectra_hears_the_same_over_any_pieces(cuts, seed):
+    # Silence, a click and noise: what is heard reaches back over four frames of silence.
+    samples = tiny.noise(2, MAX_FRAMES * FRAME, seed)
+    samples[:, 3 * FRAME : 7 * FRAME] = 0
+    samples[1, 4 * FRAME + 5] = 1
+    expected, codes = hearing(samples)
+    assert np.ptp(expected) > 0.1  # it hears
+    state, out = init_encode_state(tiny.HEARING, 2), []
+    at = [0, *sorted(int(f * MAX_FRAMES) for f in cuts), MAX_FRAMES]
+    for first, last in zip(at, at[1:], strict=False):
+        if first < last:
+            state, features = hearing_step(state, samples[:, first * FRAME : last * FRAME])
+            out.append(features)
+    np.testing.assert_allclose(np.concatenate(out, 1), expected, atol=1e-5)
+    stream, out = init_encode_stream(tiny.HEARING, 2), []
+    for part in pieces(samples, cuts):
+        stream, found = stream_encode(tiny.HEARING, HEARING_PARAMS, stream, part)
+        out.append(found)
+    np.testing.assert_array_equal(np.concatenate(out, 1), codes)
+    # A row that starts again hears nothing of what was before.
+    state = restart_rows(state, jnp.array([True, False]))
+    again = hearing_step(state, samples)[1]
+    np.testing.assert_allclose(again[0], expected[0], atol=1e-5)
+    assert np.abs(again[1] - expected[1]).max() > 1e-3
 
 
 @pytest.mark.parametrize("sizes", [[1] * MAX_FRAMES, [4, 1, 4, 1, 4], [1, 1, 4, 4, 4]])

@@ -13,9 +13,9 @@ from omnijax.errors import UserError
 from omnijax.generate.speech import SpeechConfig
 from omnijax.media import nano_processor
 from omnijax.models import presets
-from omnijax.models.codec import Codec
+from omnijax.models.codec import Codec, EnvelopeConfig
 from omnijax.models.codec.discriminators import DiscriminatorConfig
-from omnijax.models.codec.losses import EnvelopeConfig, MelLossConfig
+from omnijax.models.codec.losses import MelLossConfig
 from omnijax.models.talker import presets as talkers
 from omnijax.models.talker.context import Context
 from omnijax.pretrained import export_talker, load_speaker

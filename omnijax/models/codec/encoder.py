@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from omnijax.models.codec.config import SeanetConfig
 from omnijax.models.codec.convolution import CausalConv, DownConv, Memory
+from omnijax.models.codec.spectrum import Spectrum
 from omnijax.models.codec.transformer import KeysValues, Transformer
 from omnijax.typing import Array, Float, Int
 
@@ -48,6 +49,8 @@ class CodecEncoder(nn.Module):
         width = config.transformer.width
         channels = [config.filters * 2**i for i in range(len(config.strides) + 1)]
         scale = config.input_scale
+        if config.spectrum is not None:
+            self.spectrum = Spectrum(config.spectrum)
         self.conv_in = CausalConv(channels[0], config.kernel, scale=scale, **types)
         self.blocks = [
             SeanetBlock(n // config.compress, config.residual_kernel, **types)
@@ -73,7 +76,10 @@ class CodecEncoder(nn.Module):
         frames = jnp.zeros((rows,), jnp.int32) if state is None else state.frames
         memory = Memory(None if state is None else state.convs[:-1])
         with jax.named_scope("seanet"):
-            x = memory(self.conv_in, samples[..., None].astype(config.dtype))
+            x = samples[..., None]
+            if config.spectrum is not None:
+                x = memory(self.spectrum, x)
+            x = memory(self.conv_in, x.astype(config.dtype))
             for block, stride in zip(self.blocks, self.strides, strict=True):
                 x = memory(stride, nn.elu(memory(block, x)))
             x = memory(self.conv_out, nn.elu(x))

@@ -12,8 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from omnijax.media.mel import MelConfig, log10_mel
-from omnijax.models.codec.config import SAMPLE_RATE, check_each_positive, check_positive
+from omnijax.models.codec.config import (
+    SAMPLE_RATE,
+    EnvelopeConfig,
+    PeriodicityConfig,
+    check_each_positive,
+)
 from omnijax.models.codec.discriminators import Judgement
+from omnijax.models.codec.spectrum import A_VOICE, envelope, periodicity
 from omnijax.nn.encoder import check
 from omnijax.typing import Array, Bool, Float
 
@@ -53,62 +59,6 @@ class MelLossConfig:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EnvelopeConfig:
-    """A frame's own spectrum in `steps` equal parts of `bins` mel bins each."""
-
-    steps: int = 8
-    bins: int = 64
-    floor_log10: float | int = -5.0  # as in MelLossConfig
-
-    def __post_init__(self):
-        check_positive(self, "steps", "bins")
-
-    @property
-    def middle(self) -> float:
-        """Where what is said of it begins: between silence and full power."""
-        return self.floor_log10 / 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PeriodicityConfig:
-    """How alike a sound is to itself a moment earlier, `steps` times a frame, at `lags` lags.
-
-    window: samples that are compared, ending where the step does. pool: so many samples are
-    averaged first, so that the first harmonics decide. lowest, highest: Hz, of the lags' inverses,
-    evenly on a log scale. noise: mean square of the averaged samples, of full scale 1, at which a
-    period counts half: what is quieter has hardly any.
-    """
-
-    steps: int = 4
-    lags: int = 40
-    window: int = 2048
-    pool: int = 8
-    lowest: float | int = 65.0
-    highest: float | int = 450.0
-    noise: float = 1e-5
-
-    def __post_init__(self):
-        check_positive(self, "steps", "lags", "window", "pool", "lowest")
-        check(self.noise > 0, f"PeriodicityConfig.noise is {self.noise}, it must be positive")
-        check(
-            self.window % self.pool == 0,
-            f"PeriodicityConfig.window is {self.window}, not a multiple of pool {self.pool}",
-        )
-        half = SAMPLE_RATE / self.pool / 2
-        check(
-            self.lowest < self.highest <= half,
-            f"PeriodicityConfig.highest is {self.highest}: it must lie between lowest, "
-            f"{self.lowest}, and half the averaged samples' rate, {half:g}",
-        )
-        longest = SAMPLE_RATE / self.lowest
-        check(
-            self.window >= 2 * longest,
-            f"PeriodicityConfig.window is {self.window}: two periods of {self.lowest} Hz are "
-            f"{2 * longest:.0f} samples",
-        )
-
-
 def mel_loss(
     samples: Float[Array, "B A"],
     target: Float[Array, "B A"],
@@ -131,22 +81,6 @@ def mel_loss(
             ours, theirs = jnp.split(mel, 2)
             total += jnp.mean(jnp.abs(ours - theirs))
         return total / len(config.windows)
-
-
-def envelope(
-    samples: Float[Array, "B A"], frame: int, config: EnvelopeConfig
-) -> Float[Array, "B R M"]:
-    """log10 mel power of each frame of `frame` samples, `config.steps` times in it; causal.
-
-    Each window ends where its step does, so a frame's values depend on nothing after it.
-    """
-    hop = frame // config.steps
-    scale = MelConfig(sample_rate=SAMPLE_RATE, bins=config.bins, window=2 * hop, hop=hop)
-    before = jnp.pad(samples.astype(jnp.float32), ((0, 0), (hop, 0)))
-    with jax.named_scope("envelope"):
-        mel = jax.vmap(lambda x: log10_mel(x, scale))(before)
-        mel = jnp.maximum(mel, config.floor_log10 + math.log10(scale.window / 1024))
-        return mel.reshape(samples.shape[0], -1, config.steps * config.bins)
 
 
 def envelope_loss(
@@ -178,60 +112,16 @@ def timbre_loss(
     apart = said.astype(jnp.float32).reshape(true.shape) - true
     loudness = jnp.mean(true, -1, keepdims=True)
     loud = loudness >= jnp.mean(loudness, 1, keepdims=True)
-    means = jnp.sum(jnp.where(loud, apart, 0.0), 1) / jnp.sum(loud, 1)
+    # Where all are as loud, their mean may be rounded above them.
+    count = jnp.maximum(jnp.sum(loud, 1), 1)
+    means = jnp.sum(jnp.where(loud, apart, 0.0), 1) / count
     return jnp.mean(jnp.abs(means))
-
-
-def periodicity(
-    samples: Float[Array, "B A"], frame: int, config: PeriodicityConfig = PeriodicityConfig()
-) -> Float[Array, "B R M"]:
-    """Normalised autocorrelation of each frame of `frame` samples, `config.steps` times in it.
-
-    Near 1 at a loud voice's period, less where that lies between two lags; near 0 without a pitch.
-    By the windowed signal's autocorrelation and the window's own (Boersma 1993). Causal, as
-    `envelope` is. M = steps * lags.
-
-    Raises:
-      UserError: the frame is no whole number of averaged samples in each step, or a step is longer
-        than the window.
-    """
-    check(
-        frame % (config.steps * config.pool) == 0,
-        f"a frame of {frame} samples is no multiple of PeriodicityConfig.steps * pool = "
-        f"{config.steps} * {config.pool}",
-    )
-    check(
-        config.window >= frame // config.steps,
-        f"PeriodicityConfig.window is {config.window}, a step has {frame // config.steps} samples",
-    )
-    hop, window = frame // config.steps // config.pool, config.window // config.pool
-    batch = samples.shape[0]
-    with jax.named_scope("periodicity"):
-        pooled = samples.astype(jnp.float32).reshape(batch, -1, config.pool).mean(-1)
-        count = pooled.shape[1] // hop
-        pooled = jnp.pad(pooled, ((0, 0), (window - hop, 0)))
-        seen = pooled[:, np.arange(count)[:, None] * hop + np.arange(window)]
-        weight = np.hanning(window + 2)[1:-1]
-        seen = (seen - jnp.mean(seen, -1, keepdims=True)) * weight.astype(np.float32)
-        spectrum = jnp.fft.rfft(seen, 2 * window)
-        power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-        alike = jnp.fft.irfft(power)[..., :window]
-        alone = np.correlate(weight, weight, "full")[window - 1 :]
-        loudness = alike[..., :1] / alone[0] + config.noise
-        # Between whole lags, linearly.
-        lags = np.geomspace(1 / config.highest, 1 / config.lowest, config.lags)
-        lags = lags * SAMPLE_RATE / config.pool
-        below = np.floor(lags).astype(np.int32)
-        share = (lags - below).astype(np.float32)
-        scaled = alike[..., below] * ((1 - share) / alone[below])
-        scaled += alike[..., below + 1] * (share / alone[below + 1])
-        return (scaled / loudness).reshape(batch, -1, config.steps * config.lags)
 
 
 def periodicity_loss(
     said: Float[Array, "B R M"],
     samples: Float[Array, "B A"],
-    config: PeriodicityConfig = PeriodicityConfig(),
+    config: PeriodicityConfig = A_VOICE,
 ) -> Float[Array, ""]:
     """Mean absolute difference of a `periodicity` from that of the samples.
 

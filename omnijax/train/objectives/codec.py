@@ -28,26 +28,24 @@ from omnijax.models.codec.codebooks import (
     start_codebooks,
     update_codebooks,
 )
+from omnijax.models.codec.config import EnvelopeConfig, PeriodicityConfig
 from omnijax.models.codec.discriminators import Discriminators
 from omnijax.models.codec.losses import (
-    EnvelopeConfig,
     MelLossConfig,
-    PeriodicityConfig,
     adversarial_loss,
     check_kind,
     discriminator_loss,
     distillation_loss,
-    envelope,
     envelope_loss,
     feature_loss,
     mel_loss,
-    periodicity,
     periodicity_loss,
     pitch_loss,
     pitch_of,
     timbre_loss,
 )
 from omnijax.models.codec.source import Voice
+from omnijax.models.codec.spectrum import envelope, periodicity
 from omnijax.nn.linear import fan_in_init
 from omnijax.train.stages import OptimizerConfig
 from omnijax.train.state import (

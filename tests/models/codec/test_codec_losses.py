@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from omnijax.errors import UserError
+from omnijax.models.codec import EnvelopeConfig, PeriodicityConfig
 from omnijax.models.codec.discriminators import (
     DiscriminatorConfig,
     Discriminators,
@@ -14,21 +15,18 @@ from omnijax.models.codec.discriminators import (
     spectrogram,
 )
 from omnijax.models.codec.losses import (
-    EnvelopeConfig,
     MelLossConfig,
-    PeriodicityConfig,
     adversarial_loss,
     discriminator_loss,
     distillation_loss,
-    envelope,
     feature_loss,
     mel_loss,
-    periodicity,
     periodicity_loss,
     pitch_loss,
     pitch_of,
     timbre_loss,
 )
+from omnijax.models.codec.spectrum import envelope, periodicity
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -93,6 +91,16 @@ def test_the_timbre_loss_is_of_the_mean_spectrum_alone_and_of_what_is_loud():
     assert timbre_apart(TRUE + about) == pytest.approx(0, abs=1e-6)
     # Silence has no colour.
     assert timbre_apart(TRUE + np.where(LOUD, 0.0, 2.0)[None, :, None]) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("frames", [10, 12, 20])
+def test_the_timbre_loss_of_silence_is_nothing(frames):
+    config = EnvelopeConfig()
+    silence = jnp.zeros((1, frames * FRAME))
+    true = envelope(silence, FRAME, config)
+    run = jax.value_and_grad(lambda x: timbre_loss(envelope(x, FRAME, config), true, config))
+    value, grad = jax.jit(run)(silence)
+    assert value == 0 and np.isfinite(grad).all()
 
 
 def test_the_timbre_loss_hears_a_filter_and_hardly_which_noise_it_colours():

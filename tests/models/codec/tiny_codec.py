@@ -8,23 +8,29 @@ from omnijax.models.codec import (
     Code2WavConfig,
     Codec,
     CodecConfig,
+    EnvelopeConfig,
     HarmonicsConfig,
+    PeriodicityConfig,
     QuantiserConfig,
     SeanetConfig,
+    SpectrumConfig,
     TransformerConfig,
 )
 
 
-def config(**code2wav):
+def config(encoder=None, **code2wav):
     # Scales near one, so that a mistake anywhere shows in the output.
     sizes = {"width": 8, "layers": 2, "heads": 2, "head_dim": 4, "ffn": 12, "layer_scale": 0.8}
     return CodecConfig(
         encoder=SeanetConfig(
-            transformer=TransformerConfig(window=7, norm="layer", **sizes),
-            filters=2,
-            strides=(2, 3, 4),
-            downsample=2,
-            kernel=3,
+            **{
+                "transformer": TransformerConfig(window=7, norm="layer", **sizes),
+                "filters": 2,
+                "strides": (2, 3, 4),
+                "downsample": 2,
+                "kernel": 3,
+            }
+            | (encoder or {})
         ),
         quantiser=QuantiserConfig(features=8, codebooks=4, size=11, width=6),
         code2wav=Code2WavConfig(
@@ -76,3 +82,10 @@ def codes(rows, frames, seed=0):
 HARMONICS = HarmonicsConfig(count=3, bands=4, lowest=500, highest=2000, top=5000, grid=3)
 MODEL = Codec(config())
 VOICED = Codec(config(harmonics=HARMONICS))  # the same with a voice's source
+# The same with an encoder that reads spectra.
+HEARD = SpectrumConfig(
+    hop=8,
+    envelope=EnvelopeConfig(steps=1, bins=3),
+    periods=PeriodicityConfig(steps=1, lags=4, window=64, pool=2, lowest=800, highest=3000),
+)
+HEARING = Codec(config({"spectrum": HEARD, "strides": (3,), "filters": 4}))
