@@ -1,17 +1,17 @@
-"""Trains nano from scratch and prints its score table; the same command resumes.
+"""Trains nano from scratch and prints its scores; the same command resumes.
 
     python experiments/nano.py            (make nano)
 
-Runs the stages of configs/nano.py from first to last on OmniWorld, made as it is read, writes the
-weights to runs/nano/weights and scores them on the held-out splits; then the voice, by
-configs/nano_codec.py and configs/nano_talker.py, into the same folder. --novoice leaves it out.
+Runs the stages of configs/nano.py on OmniWorld, made as it is read, writes the weights to
+runs/nano/weights and scores them on the held-out splits; and the voice, by configs/nano_codec.py
+and configs/nano_talker.py, into the same folder. --novoice leaves it out. On CPU cores two parts
+that need nothing of each other run side by side (--lanes).
 Exit status 3: all is trained, but a task is solved by a shortcut (see evaluate.py).
 """
 
-import signal
+import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,89 +20,99 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from absl import flags  # noqa: E402
 
 from experiments._main import SHORTCUT, launch  # noqa: E402
+from experiments._parts import HERE, Part, Parts  # noqa: E402
 from experiments.configs import nano_codec, nano_talker  # noqa: E402
-from experiments.configs.nano import LAST  # noqa: E402
+from experiments.configs.nano import DECODER_ALONE, ENCODERS, LAST  # noqa: E402
 
 RUNS = flags.DEFINE_string("runs", "runs/nano", "Where the stages run.")
 EXPORT = flags.DEFINE_string("export", None, "Where the weights go; by default RUNS/weights.")
 VOICE = flags.DEFINE_boolean("voice", True, "Train codec and Talker as well.")
-HERE = Path(__file__).resolve().parent
+LANES = flags.DEFINE_integer(
+    "lanes",
+    None,
+    "Parts at once; by default 2 on two CPU cores or more, 1 on one or with an accelerator.",
+    lower_bound=1,
+)
 
 
-_running: list[subprocess.Popen] = []
-_stopped = threading.Event()
+def config(file: str, stage: str) -> str:
+    return f"--config={HERE / 'configs' / file}:{stage}"
 
 
-def stop(*_) -> None:
-    """Stops the part that runs, which saves a checkpoint first; no other is begun."""
-    _stopped.set()
-    for part in _running:
-        part.terminate()
+def thinker(runs: Path, weights: Path) -> list[Part]:
+    """The encoders and the decoder from text alone, then the rest."""
+
+    def stage(script: str, name: str, *needs: str) -> Part:
+        where = f"--workdir={runs / name}"
+        return Part(name, (script, config("nano.py", name), where), needs)
+
+    return [
+        *(stage("aut.py", name) for name in ENCODERS),
+        stage("thinker.py", DECODER_ALONE),
+        stage("thinker.py", LAST, *ENCODERS, DECODER_ALONE),
+        Part("export", ("thinker.py", "export", str(runs / LAST), str(weights)), (LAST,)),
+    ]
 
 
-def run(script: str, *arguments: str, tolerated: int = 0) -> int:
-    """Each part in a process of its own, so that it leaves no memory behind.
-
-    Returns its exit status, 0 or `tolerated`: any other ends this process too.
-    """
-    if _stopped.is_set():
-        sys.exit(128 + signal.SIGTERM)
-    _running[:] = [subprocess.Popen([sys.executable, str(HERE / script), *arguments])]
-    if _stopped.is_set():  # in between
-        _running[0].terminate()
-    while True:
-        try:
-            code = _running[0].wait()
-            break
-        except KeyboardInterrupt:  # The terminal has told the part as well.
-            continue
-    if code not in (0, tolerated):
-        sys.exit(code if code > 0 else 128 - code)
-    return code
+def scores(runs: Path, weights: Path) -> Part:
+    """The Thinker's: last where there is a choice, for nothing waits for them."""
+    command = "evaluate.py", f"--weights={weights}", f"--out={runs / 'scores.json'}"
+    return Part("evaluate", command, ("export",), tolerated=SHORTCUT)
 
 
-def train_voice(runs: Path, weights: Path) -> None:
-    """Codec, codes, Talker, and their scores; each part goes on where it was stopped."""
+def voice(runs: Path, weights: Path) -> list[Part]:
+    """Codec, codes, Talker, and their scores."""
 
-    def stage(script: str, config: str, name: str, *changes: str) -> Path:
-        workdir = runs / name
-        run(script, "train", f"--config={HERE / config}:{name}", f"--workdir={workdir}", *changes)
-        return workdir
+    def stage(script: str, file: str, name: str, needs: tuple[str, ...], *changes: str) -> Part:
+        where = f"--workdir={runs / name}"
+        return Part(name, (script, "train", config(file, name), where, *changes), needs)
 
-    teacher = f"--config.training.teacher=weights:{weights}"
-    codec = stage("codec.py", "configs/nano_codec.py", nano_codec.LAST, teacher)
-    run("codec.py", "export", str(codec), str(weights / "codec"))
+    def export(script: str, name: str, kind: str) -> Part:
+        command = script, "export", str(runs / name), str(weights / kind)
+        return Part(f"export {kind}", command, (name,))
+
+    def score(script: str, folder: Path, *beside: str, needs: tuple[str, ...]) -> Part:
+        command = script, "score", f"--weights={folder}", f"--recogniser={weights}", *beside
+        return Part(f"{script} score", command, ("export", *needs))
+
+    teacher, asks = f"--config.training.teacher=weights:{runs / 'aut'}", f"--thinker={weights}"
+    coded = nano_codec.CODED
+    parts = [stage("codec.py", "nano_codec.py", coded, ("aut",), teacher)]
     for task, codes in nano_talker.CODES.items():
-        reader = (f"--thinker={weights}",) if task == "say_reply" else ()
-        made = (f"--codec={weights / 'codec'}", f"--task={task}", f"--out={runs / codes.folder}")
-        run("talker.py", "codes", *made, *reader)
+        options = f"--codec={runs / coded}", f"--task={task}", f"--out={runs / codes.folder}"
+        asked = (asks,) if task == "say_reply" else ()
+        needs = (coded, "export") if asked else (coded,)
+        parts.append(Part(codes.folder, ("talker.py", "codes", *options, *asked), needs))
     mixture = f"--config.stage.mixture={','.join(nano_talker.mixture(str(runs)))}"
-    talker = stage("talker.py", "configs/nano_talker.py", nano_talker.LAST, mixture)
-    run("talker.py", "export", str(talker), str(weights / "talker"))
-    run("codec.py", "score", f"--weights={weights / 'codec'}", f"--recogniser={weights}")
-    beside = f"--recogniser={weights}", f"--thinker={weights}"
-    run("talker.py", "score", f"--weights={weights}", *beside)
+    read = tuple(codes.folder for codes in nano_talker.CODES.values())
+    return [
+        *parts,
+        stage("talker.py", "nano_talker.py", nano_talker.LAST, read, mixture),
+        stage("codec.py", "nano_codec.py", nano_codec.LAST, (coded,), teacher),
+        export("codec.py", nano_codec.LAST, "codec"),
+        export("talker.py", nano_talker.LAST, "talker"),
+        score("codec.py", weights / "codec", needs=("export codec",)),
+        score("talker.py", weights, asks, needs=("export codec", "export talker")),
+    ]
+
+
+def lanes() -> int:
+    """Two on two cores or more; one where there is an accelerator, which one process takes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if (cores or 1) < 2:
+        return 1
+    ask = "import jax; print(jax.default_backend())"
+    backend = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
+    return 2 if backend.stdout.split()[-1:] == ["cpu"] else 1
 
 
 def main() -> int:
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, stop)
     runs = Path(RUNS.value)
-    run(
-        "thinker.py",
-        f"--config={HERE / 'configs/nano.py'}:{LAST}",
-        f"--workdir={runs / LAST}",
-    )
-    from omnijax.pretrained import export
-
     weights = Path(EXPORT.value or runs / "weights")
-    file = export(runs / LAST, weights)
-    print(f"weights: {file} ({file.stat().st_size / 1e6:.1f} MB)")
-    # A task solved by a shortcut is said at the end as well: the voice does not hang on it.
-    scored = f"--out={runs / 'scores.json'}"
-    shortcut = run("evaluate.py", f"--weights={weights}", scored, tolerated=SHORTCUT)
-    if VOICE.value:
-        train_voice(runs, weights)
+    recipe = thinker(runs, weights) + (voice(runs, weights) if VOICE.value else [])
+    parts = Parts([*recipe, scores(runs, weights)], LANES.value or lanes())
+    shortcut = parts.run()["evaluate"]
     print(f"This call took {(time.monotonic() - began) / 60:.0f} minutes.")
     if shortcut:
         print(f"A task is solved by a shortcut: see {runs / 'scores.json'}.", file=sys.stderr)

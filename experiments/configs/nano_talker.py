@@ -33,10 +33,10 @@ class Codes(NamedTuple):
 
 CODES = {
     # First: of these each voice is kept beside the weights.
-    "say": Codes("codes", 60_000, 0.35),
-    "say_reply": Codes("replies", 16_000, 0.1),
-    "say_by_many": Codes("many", 16_000, 0.3),
-    "say_words": Codes("words", 16_000, 0.25),
+    "say": Codes("codes", 24_000, 0.35),
+    "say_reply": Codes("replies", 6_000, 0.1),
+    "say_by_many": Codes("many", 12_000, 0.3),
+    "say_words": Codes("words", 14_000, 0.25),
 }
 RUNS = "runs/nano_codec"
 
@@ -56,7 +56,7 @@ STAGES = {
             objective="talker",
             trains=TRAINS,
             mixture=mixture(),
-            steps=5000,
+            steps=3000,
             batch=2,
             tokens=1024,
             optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, end_fraction=0.1),
@@ -67,7 +67,7 @@ STAGES = {
             starts_from=("talker",),
             trains=TRAINS,
             mixture=mixture(),
-            steps=12000,
+            steps=3000,
             batch=6,
             tokens=384,
             seed=1,  # goes on with other draws
@@ -79,7 +79,7 @@ STAGES = {
             starts_from=("talker_speakers",),
             trains=(".*",),
             mixture=mixture(),
-            steps=3400,
+            steps=1500,
             batch=6,
             tokens=384,
             seed=5,

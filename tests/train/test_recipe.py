@@ -82,6 +82,18 @@ def test_a_stage_may_start_from_weights_in_a_folder(tmp_path):
         start(tmp_path / "mine")
 
 
+def test_a_teacher_may_be_a_run_that_exported_nothing(tmp_path, monkeypatch):
+    config = nano_codec.get_config("codec_encoder").to_dict()
+    config["training"]["teacher"] = f"weights:{tmp_path}"
+    config = resolve(config)
+    (tmp_path / "checkpoints").mkdir()
+    found = {"audio": {"w": np.ones(2)}, "decoder": {"w": np.zeros(2)}}
+    run = nano.get_config("aut").to_dict()
+    monkeypatch.setattr("omnijax.train.checkpoint.read_params", lambda folder: (found, run))
+    start = starting_params(from_dict(Stage, config["stage"], "stage."), config, find=Path)
+    assert start.keys() == {"audio"} and start["audio"]["w"].tolist() == [1, 1]
+
+
 def test_code2wav_may_get_harmonics_but_not_lose_or_change_them(tmp_path):
     stage = dataclasses.replace(
         nano_codec.STAGES["codec_decoder"], starts_from=("codec=weights:" + str(tmp_path),)
