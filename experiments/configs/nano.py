@@ -45,9 +45,9 @@ def muon(learning_rate: float, warmup_steps: int, **schedule) -> OptimizerConfig
     )
 
 
-# Over two fifths of the examples are speech, over a quarter captions. But for `s2_sounds` all stages
-# have one mixture: what has little share for a while is unlearned. The `recall_` tasks are practice
-# in looking up: a dozen questions about one scene, clip or picture.
+# Over two fifths of the examples are speech, over a quarter captions. But for `s2_sounds` all these
+# stages have one mixture: what has little share for a while is unlearned. The `recall_` tasks are
+# practice in looking up: a dozen questions about one scene, clip or picture.
 TASKS = {
     "transcribe": 2.6,
     "words": 1.8,
