@@ -428,8 +428,8 @@ def nano() -> CodecConfig:
     )
     encoder = SeanetConfig(
         transformer=dataclasses.replace(transformer, norm="layer", window=100, ffn=384),
-        # [C] From samples it had learned less of a spectrum after 6,600 steps than from spectra
-        # after 600, which cost less too.
+        # [C] From samples an encoder had learned less of a spectrum after 6,600 steps than a near
+        # form of this one after 600 (experiments/README.md).
         spectrum=SpectrumConfig(),
         filters=128,
         strides=(4,),
