@@ -38,13 +38,16 @@ HOW_COMPUTED = ("dtype", "remat", "scan_layers", "implementation")
 MAY_CHANGE = (*HOW_COMPUTED, "talker.form", "attention_window")
 # What weights may lack: it begins at random beside what they have learned.
 MAY_COME = ("code2wav.harmonics",)
-# Where the config has the sizes of what lies under a parameter's first name.
+# Where the config has the sizes of what lies under a prefix or, if not here, its first name.
 SECTION = {
     "audio": ("model", "aut"),
     "vision": ("model", "vision"),
     "decoder": ("model", "decoder"),
     "embed": ("model", "decoder"),
     "codec": ("codec",),
+    "codec/encoder": ("codec", "encoder"),
+    "codec/quantiser": ("codec", "quantiser"),
+    "codec/code2wav": ("codec", "code2wav"),
 }
 WHOLE = {"codec": ("codec",), "talker": ("talker",)}  # the same where a stage takes everything over
 
@@ -122,7 +125,8 @@ def starting_params(
         else:
             where = find(name)
             params, saved = read_params(where / "checkpoints")
-        section = SECTION.get(prefix.split("/")[0], WHOLE.get(stage.objective, ("model",)))
+        first = SECTION.get(prefix.split("/")[0], WHOLE.get(stage.objective, ("model",)))
+        section = SECTION.get(prefix, first)
         ours, theirs = _section(config, section), _section(saved, section)
         lines = [
             line

@@ -94,6 +94,25 @@ def test_a_teacher_may_be_a_run_that_exported_nothing(tmp_path, monkeypatch):
     assert start.keys() == {"audio"} and start["audio"]["w"].tolist() == [1, 1]
 
 
+def test_code2wav_starts_from_a_codec_with_another_encoder_and_the_whole_does_not(tmp_path):
+    ours, theirs = (to_dict(codec_config()) for _ in range(2))
+    theirs["encoder"]["filters"] *= 2
+    params = {"codec": {"code2wav": {"conv_out": {"bias": np.zeros(1, np.float32)}}}}
+    save_weights(tmp_path, params, {"codec": theirs})
+
+    def start(prefix):
+        begins = (f"{prefix}=weights:{tmp_path}",)
+        stage = dataclasses.replace(nano_codec.STAGES["codec_decoder"], starts_from=begins)
+        return starting_params(stage, {"codec": ours}, find=Path)
+
+    assert start("codec/code2wav").keys() == {"codec"}
+    with pytest.raises(UserError, match="has another model: codec.encoder.filters"):
+        start("codec")
+    ours["code2wav"]["channels"] *= 2
+    with pytest.raises(UserError, match="has another model: codec.code2wav.channels"):
+        start("codec/code2wav")
+
+
 def test_code2wav_may_get_harmonics_but_not_lose_or_change_them(tmp_path):
     stage = dataclasses.replace(
         nano_codec.STAGES["codec_decoder"], starts_from=("codec=weights:" + str(tmp_path),)

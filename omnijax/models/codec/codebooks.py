@@ -1,9 +1,9 @@
 """How the quantiser's codes are learned: moving averages, k-means, revival, quantiser dropout.
 
 Codes get no gradient. Each is the moving average of what it was the nearest to (van den Oord et
-al. 2017, appendix A.1), begins as a k-means cluster of the first batch, and moves to a random
-vector of the batch once it is hardly used (SoundStream, section III-C). Everything is a function:
-`(state, batch) -> state`, and `state.codebooks` is the quantiser's "codebooks" parameter.
+al. 2017, appendix A.1), begins as a k-means cluster of the first batch, and shares with a much used
+one once it is hardly used. Everything is a function: `(state, batch) -> state`, and
+`state.codebooks` is the quantiser's "codebooks" parameter.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from omnijax.models.codec.config import QuantiserConfig
 from omnijax.models.codec.quantiser import HIGHEST, Residuals, SplitRVQ, nearest, quantise
 from omnijax.typing import Array, Bool, Float, Int, Key
+
+NEAR = 0.01  # how far apart two codes begin that share, in rms of their codebook
 
 
 class CodebookState(NamedTuple):
@@ -90,10 +92,13 @@ def update_codebooks(
     key: Key[Array, ""],
     config: QuantiserConfig,
 ) -> CodebookState:
-    """One step of the moving averages; codes that are hardly used any more start anew.
+    """One step of the moving averages; codes that are hardly used any more are put elsewhere.
 
-    A code whose usage falls under `dead_below` of its codebook's mean takes the place of a random
-    used input of this batch, with the mean usage, so that it has time to find its own.
+    A code whose usage falls under `dead_below` of its codebook's mean takes half of what the most
+    used one stands for, the second such code half of the second's, and so on, as in Linde, Buzo
+    and Gray (1980): it lies beside it, with half its usage, and averages of later batches draw the
+    two apart. (At a random input, as in SoundStream, it is the nearest to hardly anything else:
+    what late codebooks code lies about 0 in all directions.)
     """
     count = residuals.codes.shape[0]
     inputs = residuals.inputs.reshape(count, -1, residuals.inputs.shape[-1]).astype(jnp.float32)
@@ -105,19 +110,37 @@ def update_codebooks(
         moved = jnp.matmul(chosen.T, x, precision=HIGHEST)
         sums = config.decay * usage[:, None] * codebook + (1 - config.decay) * moved
         usage = config.decay * usage + (1 - config.decay) * jnp.sum(chosen, 0)
-        mean = jnp.mean(usage)
-        # A batch in which the codebook was dropped everywhere has nothing to put in its place.
-        dead = (usage < config.dead_below * mean) & (jnp.sum(weight) > 0)
-        fresh = draw(key, x, weight, config.size)
-        return (
-            jnp.where(dead, mean, usage),
-            jnp.where(dead[:, None], fresh, sums / jnp.maximum(usage, 1e-5)[:, None]),
-        )
+        codebook = sums / jnp.maximum(usage, 1e-5)[:, None]
+        # A batch in which the codebook was dropped everywhere says nothing of its codes.
+        dead = (usage < config.dead_below * jnp.mean(usage)) & (jnp.sum(weight) > 0)
+        return split(key, usage, codebook, dead)
 
     keys = jax.random.split(key, count)
     with jax.named_scope("codebooks"):
         moved = jax.vmap(one)(state.usage, state.codebooks, inputs, codes, weight, keys)
         return CodebookState(*moved)
+
+
+def split(
+    key: Key[Array, ""],
+    usage: Float[Array, "V"],
+    codebook: Float[Array, "V W"],
+    dead: Bool[Array, "V"],
+) -> tuple[Float[Array, "V"], Float[Array, "V W"]]:
+    """(usage, codebook) once each dead code shares with one of the others, the most used first.
+
+    None gives twice: of more dead codes than others, the rest wait.
+    """
+    number = jnp.cumsum(dead) - 1  # of each dead code
+    order = jnp.argsort(jnp.where(dead, -1.0, usage), descending=True)
+    pairs = jnp.minimum(jnp.sum(dead), jnp.sum(~dead))
+    takes = dead & (number < pairs)
+    gives = jnp.zeros_like(dead).at[order].set(jnp.arange(len(usage)) < pairs)
+    giver = jnp.where(takes, order[number], jnp.arange(len(usage)))
+    usage = jnp.where(gives, usage / 2, usage)[giver]
+    beside = NEAR * jnp.sqrt(jnp.mean(jnp.square(codebook)))
+    shift = beside * jax.random.normal(key, codebook.shape)
+    return usage, codebook[giver] + jnp.where(takes[:, None], shift, 0)
 
 
 def draw(

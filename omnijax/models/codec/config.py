@@ -75,7 +75,7 @@ class QuantiserConfig:
     width: int = 256  # of a code
     # Training only.
     decay: float = 0.99  # of the moving averages that the codes follow
-    dead_below: float = 0.1  # a code used less than this share of the mean is put elsewhere
+    dead_below: float = 0.1  # a code used less than this share of the mean shares with another
     dropout: float = 0.5  # share of clips that keep only a random prefix of the codebooks
     # Share of clips that are not quantised at all (Moshi, arXiv 2410.00037): encoder and Code2Wav
     # learn from these while codes are still far from what they stand for.
@@ -419,7 +419,7 @@ def qwen3_5_omni() -> CodecConfig:
 
 
 def nano() -> CodecConfig:
-    """About 2.6 M parameters, for two CPU cores: few channels where the rate is high.
+    """About 2.7 M parameters, for two CPU cores: few channels where the rate is high.
 
     The branches' scales start large: it has hours to learn in, not weeks.
     """
@@ -446,6 +446,6 @@ def nano() -> CodecConfig:
     return CodecConfig(
         encoder=encoder,
         # A batch has few frames: averages follow soon, and unused codes start anew soon.
-        quantiser=QuantiserConfig(features=128, size=256, width=32, decay=0.95, dropout=0.25),
+        quantiser=QuantiserConfig(features=128, size=256, width=64, decay=0.95, dropout=0.25),
         code2wav=code2wav,
     )
