@@ -1,11 +1,11 @@
-"""nano's codec: 2.6 M parameters, from scratch on OmniWorld's speech, on two CPU cores.
+"""nano's codec: 2.7 M parameters, from scratch on OmniWorld's speech, on two CPU cores.
 
 codec_encoder  the encoder and the codebooks alone, a cheap step: a frame's features say its own
-               spectrum and pitch, and codebook 0 learns to carry what nano's AuT makes of the same
-               sound
-codec          Code2Wav as well: mel losses at several scales, and what a voice's source needs
+               spectrum and pitch, all of a clip's the colour of its voice, and codebook 0 learns
+               to carry what nano's AuT makes of the same sound
 codec_decoder  Code2Wav alone, on all codebooks of every clip: the codes stay as they are
-codec_judged   judges join, by periods and by spectrograms; not part of nano
+codec          both together, no part of nano: the codes move, and a Talker would learn them anew
+codec_judged   judges join, by periods and by spectrograms; no part of nano either
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ SPEECH = (
 )
 # Codes must not move faster than their averages follow.
 SLOWLY = (r"^codec/(encoder|quantiser)/=0.1",)
-CODED, LAST = "codec", "codec_decoder"  # the last to change the codes, and the last
+CODED, LAST = "codec_encoder", "codec_decoder"  # nano's codes, and the last of its stages
 STAGES = {
     stage.name: stage
     for stage in (
@@ -43,39 +43,42 @@ STAGES = {
             objective="codec",
             trains=ENCODER,
             mixture=SPEECH,
-            steps=4000,
+            steps=8000,
             batch=8,
             optimizer=OptimizerConfig(
-                learning_rate=2e-3, warmup_steps=50, end_fraction=0.4, weight_decay=0.01
-            ),
-        ),
-        Stage(
-            name="codec",
-            objective="codec",
-            starts_from=("codec_encoder",),
-            seed=1,  # each goes on with other speech
-            trains=GENERATOR,
-            mixture=SPEECH,
-            steps=1500,
-            batch=6,
-            optimizer=OptimizerConfig(
-                learning_rate=1.5e-3,
-                warmup_steps=100,
-                end_fraction=0.3,
-                weight_decay=0.01,
-                clip=1.0,
+                learning_rate=2e-3, warmup_steps=50, end_fraction=0.05, weight_decay=0.01
             ),
         ),
         Stage(
             name="codec_decoder",
             objective="codec",
-            starts_from=("codec=codec", "codebook_usage=codec"),
+            starts_from=("codec=codec_encoder", "codebook_usage=codec_encoder"),
             trains=DECODER,
             mixture=SPEECH,
             steps=2500,
             batch=8,
-            seed=3,
-            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.01),
+            seed=3,  # each goes on with other speech
+            optimizer=OptimizerConfig(
+                learning_rate=1.5e-3, warmup_steps=100, end_fraction=0.05, weight_decay=0.01
+            ),
+        ),
+        Stage(
+            name="codec",
+            objective="codec",
+            starts_from=("codec_encoder", "codec/code2wav=codec_decoder"),
+            seed=1,
+            trains=GENERATOR,
+            mixture=SPEECH,
+            steps=1500,
+            batch=6,
+            optimizer=OptimizerConfig(
+                learning_rate=1e-3,
+                warmup_steps=100,
+                end_fraction=0.1,
+                weight_decay=0.01,
+                clip=1.0,
+                rate_factors=SLOWLY,
+            ),
         ),
         Stage(
             name="codec_judged",
@@ -105,8 +108,8 @@ SOUND = CodecLossConfig(
     timbre=5.0,
     mel_scales=MelLossConfig(windows=(512, 1024, 2048), bins=(64, 80, 160)),
 )
-CODES = {"envelope": 5.0, "pitch": 20.0, "timbre": 5.0}
-BOTH = dataclasses.replace(SOUND, **CODES)
+CODES = {"envelope": 5.0, "pitch": 20.0, "timbre": 20.0}
+BOTH = dataclasses.replace(SOUND, **CODES | {"timbre": SOUND.timbre})
 TRAINING = {
     "codec_encoder": CodecTraining(decoded=False, losses=CodecLossConfig(**CODES)),
     "codec": CodecTraining(losses=BOTH),

@@ -38,7 +38,7 @@ HOW_COMPUTED = ("dtype", "remat", "scan_layers", "implementation")
 MAY_CHANGE = (*HOW_COMPUTED, "talker.form", "attention_window")
 # What weights may lack: it begins at random beside what they have learned.
 MAY_COME = ("code2wav.harmonics",)
-# Where the config has the sizes of what lies under a prefix or, if not here, its first name.
+# Where the config has the sizes of what lies under a prefix, or else under its first name.
 SECTION = {
     "audio": ("model", "aut"),
     "vision": ("model", "vision"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.configs import nano, nano_talker
+from experiments.configs import nano, nano_codec, nano_talker
 
 ROOT = Path(__file__).parents[2]
 
@@ -241,6 +241,9 @@ def test_a_part_needs_all_whose_output_it_reads():
     # What the joined stages start from are parts of their own.
     sources = nano.STAGES["s1_adapters"].sources()
     assert {name for _, name in sources} == {*nano.ENCODERS, nano.DECODER_ALONE} <= {*parts}
+    # The Talker's frames are in the codes that Code2Wav learns to decode.
+    sources = nano_codec.STAGES[nano_codec.LAST].sources()
+    assert {name for _, name in sources} == {nano_codec.CODED} <= {*parts}
 
 
 @pytest.mark.parametrize(

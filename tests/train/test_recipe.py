@@ -94,23 +94,32 @@ def test_a_teacher_may_be_a_run_that_exported_nothing(tmp_path, monkeypatch):
     assert start.keys() == {"audio"} and start["audio"]["w"].tolist() == [1, 1]
 
 
-def test_code2wav_starts_from_a_codec_with_another_encoder_and_the_whole_does_not(tmp_path):
+@pytest.mark.parametrize(
+    ("part", "field", "other", "its"),
+    [
+        ("code2wav", "channels", "encoder", "filters"),
+        ("encoder", "filters", "quantiser", "size"),
+        ("quantiser", "width", "code2wav", "channels"),
+    ],
+)
+def test_a_part_of_a_codec_starts_from_one_whose_other_parts_differ(
+    part, field, other, its, tmp_path
+):
     ours, theirs = (to_dict(codec_config()) for _ in range(2))
-    theirs["encoder"]["filters"] *= 2
-    params = {"codec": {"code2wav": {"conv_out": {"bias": np.zeros(1, np.float32)}}}}
-    save_weights(tmp_path, params, {"codec": theirs})
+    theirs[other][its] *= 2
+    save_weights(tmp_path, {"codec": {part: {"w": np.zeros(1, np.float32)}}}, {"codec": theirs})
 
     def start(prefix):
         begins = (f"{prefix}=weights:{tmp_path}",)
         stage = dataclasses.replace(nano_codec.STAGES["codec_decoder"], starts_from=begins)
         return starting_params(stage, {"codec": ours}, find=Path)
 
-    assert start("codec/code2wav").keys() == {"codec"}
-    with pytest.raises(UserError, match="has another model: codec.encoder.filters"):
+    assert start(f"codec/{part}")["codec"].keys() == {part}
+    with pytest.raises(UserError, match=f"has another model: codec.{other}.{its}"):
         start("codec")
-    ours["code2wav"]["channels"] *= 2
-    with pytest.raises(UserError, match="has another model: codec.code2wav.channels"):
-        start("codec/code2wav")
+    ours[part][field] *= 2
+    with pytest.raises(UserError, match=f"has another model: codec.{part}.{field}"):
+        start(f"codec/{part}")
 
 
 def test_code2wav_may_get_harmonics_but_not_lose_or_change_them(tmp_path):
@@ -147,6 +156,8 @@ def test_a_stage_of_the_codec_resolves_and_names_tasks_that_there_are(name):
     tasks = {f"omniworld_live/{task}" for task in ("say", *ALOUD)}
     assert stage.weights() and {source for source, _ in stage.weights()} <= tasks
     assert ("^pitch/" in stage.trains) == (name != "codec_decoder")
+    before = list(nano_codec.STAGES)[: list(nano_codec.STAGES).index(name)]
+    assert {source for _, source in nano_codec.STAGES[name].sources()} <= {*before}
 
 
 @pytest.mark.parametrize("stage", nano.STAGES.values(), ids=lambda stage: stage.name)

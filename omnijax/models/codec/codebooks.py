@@ -1,8 +1,8 @@
 """How the quantiser's codes are learned: moving averages, k-means, revival, quantiser dropout.
 
 Codes get no gradient. Each is the moving average of what it was the nearest to (van den Oord et
-al. 2017, appendix A.1), begins as a k-means cluster of the first batch, and shares with a much used
-one once it is hardly used. Everything is a function: `(state, batch) -> state`, and
+al. 2017, appendix A.1), begins as a k-means cluster of the first batch and, once hardly used, takes
+half of what a much used one stands for. Everything is a function: `(state, batch) -> state`, and
 `state.codebooks` is the quantiser's "codebooks" parameter.
 """
 
@@ -15,7 +15,7 @@ from omnijax.models.codec.config import QuantiserConfig
 from omnijax.models.codec.quantiser import HIGHEST, Residuals, SplitRVQ, nearest, quantise
 from omnijax.typing import Array, Bool, Float, Int, Key
 
-NEAR = 0.01  # how far apart two codes begin that share, in rms of their codebook
+NEAR = 0.01  # how far apart two codes begin that share, as a part of how far apart codes lie
 
 
 class CodebookState(NamedTuple):
@@ -110,10 +110,11 @@ def update_codebooks(
         moved = jnp.matmul(chosen.T, x, precision=HIGHEST)
         sums = config.decay * usage[:, None] * codebook + (1 - config.decay) * moved
         usage = config.decay * usage + (1 - config.decay) * jnp.sum(chosen, 0)
-        codebook = sums / jnp.maximum(usage, 1e-5)[:, None]
+        known = (usage > 1e-5)[:, None]
+        codebook = jnp.where(known, sums / jnp.maximum(usage, 1e-5)[:, None], codebook)
         # A batch in which the codebook was dropped everywhere says nothing of its codes.
-        dead = (usage < config.dead_below * jnp.mean(usage)) & (jnp.sum(weight) > 0)
-        return split(key, usage, codebook, dead)
+        least = jnp.where(jnp.sum(weight) > 0, config.dead_below * jnp.mean(usage), 0)
+        return split(key, usage, codebook, least)
 
     keys = jax.random.split(key, count)
     with jax.named_scope("codebooks"):
@@ -125,22 +126,23 @@ def split(
     key: Key[Array, ""],
     usage: Float[Array, "V"],
     codebook: Float[Array, "V W"],
-    dead: Bool[Array, "V"],
+    least: Float[Array, ""],
 ) -> tuple[Float[Array, "V"], Float[Array, "V W"]]:
-    """(usage, codebook) once each dead code shares with one of the others, the most used first.
+    """(usage, codebook) once each code used less than `least` has half of another, the most used
+    first.
 
-    None gives twice: of more dead codes than others, the rest wait.
+    None gives twice, and none more than leaves it `least`: where there are too few, the rest wait.
     """
+    dead, rich = usage < least, usage >= 2 * least
     number = jnp.cumsum(dead) - 1  # of each dead code
-    order = jnp.argsort(jnp.where(dead, -1.0, usage), descending=True)
-    pairs = jnp.minimum(jnp.sum(dead), jnp.sum(~dead))
+    order = jnp.argsort(usage, descending=True)
+    pairs = jnp.minimum(jnp.sum(dead), jnp.sum(rich))
     takes = dead & (number < pairs)
     gives = jnp.zeros_like(dead).at[order].set(jnp.arange(len(usage)) < pairs)
     giver = jnp.where(takes, order[number], jnp.arange(len(usage)))
     usage = jnp.where(gives, usage / 2, usage)[giver]
-    beside = NEAR * jnp.sqrt(jnp.mean(jnp.square(codebook)))
-    shift = beside * jax.random.normal(key, codebook.shape)
-    return usage, codebook[giver] + jnp.where(takes[:, None], shift, 0)
+    beside = NEAR * jnp.std(codebook, axis=0) * jax.random.normal(key, codebook.shape)
+    return usage, codebook[giver] + jnp.where(takes[:, None], beside, 0)
 
 
 def draw(

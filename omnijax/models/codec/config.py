@@ -75,7 +75,7 @@ class QuantiserConfig:
     width: int = 256  # of a code
     # Training only.
     decay: float = 0.99  # of the moving averages that the codes follow
-    dead_below: float = 0.1  # a code used less than this share of the mean shares with another
+    dead_below: float = 0.1  # a code used less than this share of the mean moves beside another
     dropout: float = 0.5  # share of clips that keep only a random prefix of the codebooks
     # Share of clips that are not quantised at all (Moshi, arXiv 2410.00037): encoder and Code2Wav
     # learn from these while codes are still far from what they stand for.
@@ -428,8 +428,8 @@ def nano() -> CodecConfig:
     )
     encoder = SeanetConfig(
         transformer=dataclasses.replace(transformer, norm="layer", window=100, ffn=384),
-        # [C] From samples an encoder had learned less of a spectrum after 6,600 steps than a near
-        # form of this one after 600 (experiments/README.md).
+        # [C] From samples an encoder had learned less of a spectrum after 6,600 steps than this one
+        # after 4,000 (experiments/README.md).
         spectrum=SpectrumConfig(),
         filters=128,
         strides=(4,),
@@ -445,7 +445,7 @@ def nano() -> CodecConfig:
     )
     return CodecConfig(
         encoder=encoder,
-        # A batch has few frames: averages follow soon, and unused codes start anew soon.
+        # A batch has few frames: averages follow soon, unused codes are soon put beside used ones.
         quantiser=QuantiserConfig(features=128, size=256, width=64, decay=0.95, dropout=0.25),
         code2wav=code2wav,
     )
