@@ -428,7 +428,7 @@ def nano() -> CodecConfig:
     )
     encoder = SeanetConfig(
         transformer=dataclasses.replace(transformer, norm="layer", window=100, ffn=384),
-        # [C] From samples an encoder had learned less of a spectrum after 6,600 steps than this one
+        # [C] From samples an encoder had learned less of a spectrum after 8,100 steps than this one
         # after 4,000 (experiments/README.md).
         spectrum=SpectrumConfig(),
         filters=128,
