@@ -4,8 +4,9 @@ codec_encoder  the encoder and the codebooks alone, a cheap step: a frame's feat
                spectrum and pitch, all of a clip's the colour of its voice, and codebook 0 learns
                to carry what nano's AuT makes of the same sound
 codec_decoder  Code2Wav alone, on all codebooks of every clip: the codes stay as they are
-codec          both together, no part of nano: the codes move, and a Talker would learn them anew
-codec_judged   judges join, by periods and by spectrograms; no part of nano either
+codec_judged   Code2Wav among judges, by periods and by spectrograms; no part of nano
+codec          encoder and Code2Wav together, no part of nano either: the codes move, and a Talker
+               would have to learn them anew
 """
 
 import dataclasses
@@ -63,6 +64,22 @@ STAGES = {
             ),
         ),
         Stage(
+            name="codec_judged",
+            objective="codec",
+            starts_from=("codec_decoder",),
+            trains=(*DECODER, *JUDGES),
+            mixture=SPEECH,
+            steps=700,
+            batch=8,
+            seed=2,
+            optimizer=OptimizerConfig(
+                learning_rate=6e-4,
+                warmup_steps=50,
+                b1=0.8,
+                weight_decay=0.01,
+            ),
+        ),
+        Stage(
             name="codec",
             objective="codec",
             starts_from=("codec_encoder", "codec/code2wav=codec_decoder"),
@@ -77,23 +94,6 @@ STAGES = {
                 end_fraction=0.1,
                 weight_decay=0.01,
                 clip=1.0,
-                rate_factors=SLOWLY,
-            ),
-        ),
-        Stage(
-            name="codec_judged",
-            objective="codec",
-            starts_from=("codec",),
-            trains=(*GENERATOR, *JUDGES),
-            mixture=SPEECH,
-            steps=700,
-            batch=6,
-            seed=2,
-            optimizer=OptimizerConfig(
-                learning_rate=6e-4,
-                warmup_steps=50,
-                b1=0.8,
-                weight_decay=0.01,
                 rate_factors=SLOWLY,
             ),
         ),
@@ -112,9 +112,9 @@ CODES = {"envelope": 5.0, "pitch": 20.0, "timbre": 20.0}
 BOTH = dataclasses.replace(SOUND, **CODES | {"timbre": SOUND.timbre})
 TRAINING = {
     "codec_encoder": CodecTraining(decoded=False, losses=CodecLossConfig(**CODES)),
-    "codec": CodecTraining(losses=BOTH),
     "codec_decoder": CodecTraining(encoded=False, losses=SOUND),
-    "codec_judged": CodecTraining(judged=True, losses=BOTH),
+    "codec_judged": CodecTraining(encoded=False, judged=True, losses=SOUND),
+    "codec": CodecTraining(losses=BOTH),
 }
 
 

@@ -231,6 +231,17 @@ def test_code2wav_alone_trains_on_codes_that_stay(batch):
         codec_objective(CODEC, batch, dataclasses.replace(LOSS, envelope=1.0), decoded=False)
 
 
+def test_code2wav_alone_trains_among_judges_on_codes_that_stay(batch):
+    loss = dataclasses.replace(LOSS, pitch=0.0)
+    objective = codec_objective(CODEC, batch, loss, judges=Discriminators(JUDGE), encoded=False)
+    assert objective.after is None
+    params = objective.init(jax.random.key(0))
+    grads = jax.jit(jax.grad(lambda p: objective.loss(p, batch, None).total))(params)
+    trained, _ = split_params(grads, (*DECODER, *JUDGES))
+    assert {path.split("/")[0] for path in flatten(trained)} == {"codec", "judges"}
+    assert not [path for path, leaf in flatten(trained).items() if not np.any(leaf)]
+
+
 @pytest.fixture(scope="module")
 def voiced(batch):
     """Of Code2Wav alone, with a source for the batch's tones of 900 and 2,500 Hz."""
