@@ -1,4 +1,4 @@
-"""nano's codec: 2.7 M parameters, from scratch on OmniWorld's speech, on two CPU cores.
+"""nano's codec: 2.6 M parameters, from scratch on OmniWorld's speech, on two CPU cores.
 
 codec_encoder  the encoder and the codebooks alone, a cheap step: a frame's features say its own
                spectrum and pitch, all of a clip's the colour of its voice, and codebook 0 learns
