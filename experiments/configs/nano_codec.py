@@ -73,10 +73,7 @@ STAGES = {
             batch=8,
             seed=2,
             optimizer=OptimizerConfig(
-                learning_rate=6e-4,
-                warmup_steps=50,
-                b1=0.8,
-                weight_decay=0.01,
+                learning_rate=6e-4, warmup_steps=50, b1=0.8, weight_decay=0.01
             ),
         ),
         Stage(
