@@ -27,7 +27,7 @@ from omnijax.train.objectives.codec import (
 )
 from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, to_dict
 
-# Much of it in 400 drawn voices, so that neither codes nor Code2Wav learn ten by heart.
+# Much of it in 2,000 drawn voices, so that neither codes nor Code2Wav learn ten by heart.
 SPEECH = (
     "omniworld_live/say=0.4",
     "omniworld_live/say_by_many=0.5",
@@ -56,7 +56,7 @@ STAGES = {
             starts_from=("codec=codec_encoder", "codebook_usage=codec_encoder"),
             trains=DECODER,
             mixture=SPEECH,
-            steps=2500,
+            steps=2800,
             batch=8,
             seed=3,  # each goes on with other speech
             optimizer=OptimizerConfig(

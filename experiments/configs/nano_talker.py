@@ -7,7 +7,7 @@ talker_voices    more of several sentences, also with text held back: in turns o
                  questions, whose media it reads by the Thinker's stream
 
 `python experiments/talker.py codes` makes the frames that all read, of sentences and, with
-`--task=...`, of answers, of sentences in 400 drawn voices, so that others can be cloned, and of
+`--task=...`, of answers, of sentences in 2,000 drawn voices, so that others can be cloned, and of
 words in no order, so that it reads what it says.
 """
 
@@ -33,10 +33,10 @@ class Codes(NamedTuple):
 
 CODES = {
     # First: of these each voice is kept beside the weights.
-    "say": Codes("codes", 24_000, 0.35),
+    "say": Codes("codes", 24_000, 0.25),
     "say_reply": Codes("replies", 6_000, 0.1),
-    "say_by_many": Codes("many", 12_000, 0.3),
-    "say_words": Codes("words", 14_000, 0.25),
+    "say_by_many": Codes("many", 14_000, 0.45),
+    "say_words": Codes("words", 14_000, 0.2),
 }
 RUNS = "runs/nano_codec"
 
@@ -90,13 +90,19 @@ STAGES = {
 TRAINING = {
     "talker": TalkerTraining(),
     "talker_speakers": TalkerTraining(
-        schedules=("chunked=0.9", "random=0.1"), shown=0.9, named_language=0.9, mtp_frames=32
+        schedules=("chunked=0.9", "random=0.1"),
+        described=0.6,
+        shown=0.9,
+        anonymous=0.1,
+        named_language=0.9,
+        mtp_frames=32,
     ),
     "talker_voices": TalkerTraining(
         schedules=("chunked=0.5", "earliest:12=0.4", "random=0.1"),
         joined=(0.5, 0.25, 0.25),
-        described=0.6,
+        described=0.5,
         shown=0.9,
+        anonymous=0.1,
         named_language=0.9,
         contexts=0.8,
         max_hidden=128,

@@ -7,21 +7,25 @@ takes half a millisecond. Source: espeak-ng 1.52, ``speak_lib.h``.
 
 import _ctypes
 import ctypes
+import functools
 import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 
 import espeakng_loader
 import numpy as np
 import soxr
 
-from omnijax.data.omniworld.voices import voice_of
+from omnijax.data.omniworld.voices import Tract, voice_of
 from omnijax.typing import Float
 
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _RATE, _PITCH = 1, 3
 _UTF8 = 1
+_VARIANTS = Path("voices/!v")
 _MAX_DATA_PATH = 140  # espeak copies the path of its data into a buffer of 160 bytes
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -45,13 +49,14 @@ def speak(
     pitch = speaker.pitch + int(rng.integers(-4, 5))
     rate = speaker.rate + int(rng.integers(-8, 9))
     rate = round(rate / speaker.stretch)  # what is played faster is spoken slower
-    samples, own_rate = synthesise(text, f"{accent}+{speaker.variant}", rate, pitch)
+    variant, tract = f"{accent}+{speaker.variant}", speaker.tract
+    samples, own_rate = synthesise(text, variant, rate, pitch, tract)
     samples = _trim(samples)
     own_rate = own_rate if speaker.stretch == 1 else round(own_rate * speaker.stretch)
     limit = 3.2 * own_rate
     if len(samples) > limit:
         faster = int(rate * len(samples) / limit) + 8
-        samples, _ = synthesise(text, f"{accent}+{speaker.variant}", faster, pitch)
+        samples, _ = synthesise(text, variant, faster, pitch, tract)
         samples = _trim(samples)
     samples = soxr.resample(samples, own_rate, sample_rate)
     before, after = (rng.uniform(0.05, 0.2, 2) * sample_rate).astype(int)
@@ -64,8 +69,13 @@ def speak(
     return samples
 
 
-def synthesise(text: str, voice: str, rate: int, pitch: int) -> tuple[np.ndarray, int]:
-    """Raw espeak-ng: float32 samples and their rate (22,050 Hz); rate in words a minute."""
+def synthesise(
+    text: str, voice: str, rate: int, pitch: int, tract: Tract = ()
+) -> tuple[np.ndarray, int]:
+    """Raw espeak-ng: float32 samples and their rate (22,050 Hz); rate in words a minute.
+
+    ``voice`` is a language and a variant, "en-us+f1", whose formants the ``tract`` changes.
+    """
     parts: list[np.ndarray] = []
 
     def keep(wave, count, _events) -> int:
@@ -75,13 +85,14 @@ def synthesise(text: str, voice: str, rate: int, pitch: int) -> tuple[np.ndarray
 
     callback = _CALLBACK(keep)
     with _lock:
+        data = _data_path()
+        if tract:
+            data, voice = _with_tract(voice, tract)
         library = ctypes.CDLL(espeakng_loader.get_library_path())
         try:
-            own_rate = library.espeak_Initialize(
-                _AUDIO_OUTPUT_SYNCHRONOUS, 0, _data_path().encode(), 0
-            )
+            own_rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data.encode(), 0)
             if own_rate <= 0:
-                raise RuntimeError(f"espeak-ng does not start with its data at {_data_path()}")
+                raise RuntimeError(f"espeak-ng does not start with its data at {data}")
             if hasattr(library, "espeak_ng_SetRandSeed"):
                 library.espeak_ng_SetRandSeed(1)
             library.espeak_SetSynthCallback(callback)
@@ -105,6 +116,51 @@ def _unload(handle: int) -> None:
         _ctypes.dlclose(handle)
     else:
         _ctypes.FreeLibrary(handle)
+
+
+def _with_tract(voice: str, tract: Tract) -> tuple[str, str]:
+    """(A folder of data, a voice in it): the variant with its formants changed.
+
+    espeak-ng reads variants from files beside its data, and lists them all: there is one of ours,
+    written anew each time.
+    """
+    data = _own_data(os.getpid()).name
+    language, _, variant = voice.partition("+")
+    lines = (Path(data) / _VARIANTS / variant).read_text().splitlines()
+    (Path(data) / _VARIANTS / "own").write_text("\n".join([*changed(lines, tract), ""]))
+    return data, f"{language}+own"
+
+
+def changed(lines: Sequence[str], tract: Tract) -> list[str]:
+    """A variant's lines, each formant's percentages (frequency, height, width) times its factors.
+
+    What is not said of a formant is 100; what follows the three stays.
+    """
+    formants, others = {}, []
+    for line in lines:
+        key, *numbers = line.split("//")[0].split() or [""]
+        if key == "formant":
+            formants[int(numbers[0])] = numbers[1:]
+        else:
+            others.append(line)
+    for i, factors in enumerate(tract):
+        said = formants.get(i, [])
+        percent = [float(value) for value in (*said, 100, 100, 100)[:3]]
+        new = [str(round(value * by)) for value, by in zip(percent, factors, strict=True)]
+        others.append(" ".join(["formant", str(i), *new, *said[3:]]))
+    return others
+
+
+@functools.cache
+def _own_data(_process: int) -> tempfile.TemporaryDirectory:
+    """espeak-ng's data by links, in this process's own folder, where a variant can be added."""
+    source = Path(espeakng_loader.get_data_path())
+    folder = tempfile.TemporaryDirectory(prefix="espeak-")
+    (Path(folder.name) / _VARIANTS).mkdir(parents=True)
+    for entry in (*source.iterdir(), *(source / _VARIANTS).iterdir()):
+        if entry.name != _VARIANTS.parts[0]:
+            (Path(folder.name) / entry.relative_to(source)).symlink_to(entry)
+    return folder
 
 
 def _data_path() -> str:

@@ -1,7 +1,7 @@
 """The speakers: espeak-ng variants with a pitch and a rate; two are never heard in training.
 
-Beside the ten of training there are `DRAWN` that are made of numbers, so that a codec and a Talker
-meet more voices than they could learn by heart.
+Beside the ten of training there are `DRAWN` that are made of numbers, each with a vocal tract of
+its own, so that a codec and a Talker meet more voices than they could learn by heart.
 """
 
 import functools
@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# What the frequency, height and width of each of a variant's formants are multiplied by.
+Tract = tuple[tuple[float, float, float], ...]
+
 
 class Voice(NamedTuple):
     name: str
@@ -19,6 +22,7 @@ class Voice(NamedTuple):
     rate: int  # words a minute
     description: str
     stretch: float = 1.0  # of all frequencies: under 1 a longer vocal tract and a lower pitch
+    tract: Tract = ()
 
 
 VOICES = (
@@ -39,7 +43,7 @@ UNSEEN_VOICES = (
 )
 ACCENTS = {"en": ("en-us", "en"), "de": ("de",), "es": ("es",), "fr": ("fr",)}
 BY_NAME = {voice.name: voice for voice in (*VOICES, *UNSEEN_VOICES)}
-DRAWN = 400
+DRAWN = 2000
 # espeak-ng's variants with their median F0 in Hz at a pitch of 50 (English, by pYIN); not those
 # that clip much, or are no voice (whisper, robots).
 _WOMEN = {
@@ -58,6 +62,8 @@ _PITCH_OCTAVE = 68  # of espeak's pitch
 _LOWEST = 79.0  # Hz: an utterance may be a 25th lower, and ends a seventh below; a source has 65
 _HEIGHTS = ((92, 115), (180, 235))  # Hz: below low, above high: men, women; a third each
 _LEFT_OUT = {voice.variant for voice in UNSEEN_VOICES}
+_FORMANTS = 9  # from 0, which is the voice bar
+_SPREADS = (0.05, 0.2, 0.12)  # of the logarithms of a tract's factors
 
 
 @functools.cache
@@ -75,9 +81,10 @@ def drawn_voice(number: int) -> Voice:
     height = ("low", "", "high")[int(np.digitize(f0, _HEIGHTS[woman]))]
     pace = ("slow", "", "quick")[int(np.digitize(rate, (150, 170)))]
     words = ("a", pace, height, ("man", "woman")[woman])
-    return Voice(
-        f"drawn {number}", variant, pitch, rate, " ".join(filter(None, words)), round(stretch, 3)
-    )
+    factors = np.exp(rng.normal((0, -0.1, 0), _SPREADS, (_FORMANTS, 3)).clip(-0.5, 0.5))
+    tract = tuple(tuple(round(float(factor), 3) for factor in formant) for formant in factors)
+    description = " ".join(filter(None, words))
+    return Voice(f"drawn {number}", variant, pitch, rate, description, round(stretch, 3), tract)
 
 
 def voice_of(name: str) -> Voice:
