@@ -46,7 +46,8 @@ class TalkerDraws:
 
     schedules: tuple[str, ...] = ("random=0.5", "chunked=0.4", "earliest=0.1")
     described: float = 0.7  # the voice's description stands in the prompt
-    shown: float = 0.7  # frames of another utterance do; one of both always
+    shown: float = 0.7  # frames of another utterance do; one of both always, but for
+    anonymous: float = 0.0  # the share that has neither, from which guidance goes on
     reference_frames: tuple[int, ...] = (10, 30)  # least and most
     joined: tuple[float, ...] = (0.6, 0.25, 0.15)  # one utterance, two, three
     named_language: float = 0.8  # the language's mark stands before the answer
@@ -55,7 +56,7 @@ class TalkerDraws:
     max_hidden: int = 0  # media positions of the contexts in a row
 
     def __post_init__(self):
-        for field in ("described", "shown", "named_language", "contexts"):
+        for field in ("described", "shown", "anonymous", "named_language", "contexts"):
             if not 0 <= getattr(self, field) <= 1:
                 raise UserError(f"{field} is {getattr(self, field)}, it is a share from 0 to 1")
         if len(self.reference_frames) != 2 or not (
@@ -210,6 +211,8 @@ class RowMaker:
     def _voice(self, source: CodesSource, said: Sequence[int], rng: np.random.Generator) -> Voice:
         """Shown by an utterance that is not said here; where there is none, by its description."""
         config, own = self._config, source[said[0]]
+        if config.anonymous and rng.random() < config.anonymous:
+            return Voice()
         described, shown = rng.random() < config.described, rng.random() < config.shown
         others = _others(source.of_voice(own.voice), said, 1, rng)
         shown = others and (shown or not described)
@@ -297,6 +300,8 @@ def make_talker_pipeline(
         known += [source.thinker for source in opened.values()]
     else:  # the order that there was before there were any
         but += ("contexts", "max_hidden")
+    if not config.anonymous:
+        but += ("anonymous",)
     fingerprint = order_fingerprint(config, known, but)
     return Pipeline(dataset, fingerprint, maker, RowBudget(max_tokens=config.max_tokens))
 

@@ -176,10 +176,28 @@ class Speaker:
         Raises:
           UserError: as `prompt`.
         """
-        prompt = self.prompt(voice, language=language, context=context)
-        pace = self._pace(language)
-        stream = self.generator.start([prompt], seed=seed, max_frames=max_frames, paces=[pace])
+        shown = {"language": language, "context": context}
+        prompt, pace = self.prompt(voice, **shown), self._pace(language)
+        stream = self.generator.start(
+            [prompt],
+            seed=seed,
+            max_frames=max_frames,
+            paces=[pace],
+            unshown=self._unshown([prompt], [voice], [shown]),
+        )
         return Speech(self, stream, pace=pace)
+
+    def _unshown(
+        self, prompts: list[TalkerRow], voices: Sequence[Voice], shown: Sequence[Mapping]
+    ) -> list[TalkerRow] | None:
+        """For guidance: the prompts of voices that are only shown, without them."""
+        guided = [voice.reference is not None and not len(voice.description) for voice in voices]
+        if self.generator.config.guidance == 1 or not any(guided):
+            return None
+        return [
+            prompt_row(self.talker.config, self._marks, voice=Voice(), **own) if only else prompt
+            for prompt, own, only in zip(prompts, shown, guided, strict=True)
+        ]
 
     def _pace(self, language: str | None) -> float:
         return self.pace.get(language or "", self.pace[""])
@@ -208,20 +226,30 @@ class Speaker:
         seed: int = 0,
     ) -> list[Int[np.ndarray, "R Q"]]:
         """As `say`, frames instead of samples."""
-        config, prompts = self.talker.config, []
+        config, prompts, others = self.talker.config, [], []
         ids = [self.tokenizer.encode(speakable(text), literal=True) for text in texts]
         languages = languages or [None] * len(texts)
         contexts = contexts or [None] * len(texts)
         for text, voice, language, context in zip(ids, voices, languages, contexts, strict=True):
-            shown = {"voice": voice, "language": language, "context": context}
+            shown = {"language": language, "context": context}
             if config.form == "dual_track":  # its prompt has the first text token
                 nothing = np.zeros((0, config.codebooks), np.int32)
-                row = shown_dual_track_row(config, self._marks, text[:1], nothing, **shown)
+                row = shown_dual_track_row(
+                    config, self._marks, text[:1], nothing, voice=voice, **shown
+                )
                 del text[:1]
             else:
-                row = prompt_row(config, self._marks, **shown)
+                row = prompt_row(config, self._marks, voice=voice, **shown)
             prompts.append(row)
-        return self.generator(prompts, ids, seed=seed, paces=[*map(self._pace, languages)])
+            others.append(shown)
+        aria = config.form == "aria"
+        return self.generator(
+            prompts,
+            ids,
+            seed=seed,
+            paces=[*map(self._pace, languages)],
+            unshown=self._unshown(prompts, voices, others) if aria else None,
+        )
 
 
 def speakable(text: str) -> str:

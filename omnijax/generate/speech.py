@@ -53,6 +53,10 @@ class SpeechConfig:
     slowest utterance of OmniWorld has 7.
     context: in a conversation the Talker reads the user's turn too, media by the Thinker's stream:
     for one that was trained so.
+    guidance: how far a voice that is only shown moves what is said: logits are those of no voice
+    and so many times the difference (classifier-free guidance, 2207.12598). Not 1 costs a second
+    row, of no voice, which reads and speaks the same; for a Talker trained without a voice at times
+    (``anonymous``).
     """
 
     policy: str = "chunked"
@@ -63,6 +67,7 @@ class SpeechConfig:
     text_prefix: int = 0
     longest_token: int = 12
     context: bool = False
+    guidance: float = 1.0
     sampling: SamplingConfig = SamplingConfig(temperature=0.9, top_k=50, repetition_penalty=1.05)
     residual_sampling: SamplingConfig = SamplingConfig(temperature=0.9, top_k=50)
 
@@ -75,6 +80,8 @@ class SpeechConfig:
         for name in ("text_prefix", "lead"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}, it must not be negative")
+        if not 0 <= self.guidance < math.inf:
+            raise UserError(f"guidance is {self.guidance}, it must be a number from 0 on")
         if self.residual_sampling.repetition_penalty != 1.0:
             raise UserError(
                 f"residual_sampling.repetition_penalty is "
@@ -84,11 +91,14 @@ class SpeechConfig:
 
 
 class SpeechState(NamedTuple):
-    """Rows in the middle of their speech; on the device, donated from call to call."""
+    """Rows in the middle of their speech; on the device, donated from call to call.
+
+    N is B, or under guidance 2 B: then B rows of no voice stand behind the others.
+    """
 
     cache: DecoderCache
-    hidden: Float[Array, "B D"]  # at the last position that was read
-    position: Int[Array, "B"]  # the next position id
+    hidden: Float[Array, "N D"]  # at the last position that was read
+    position: Int[Array, "N"]  # the next position id
     seen: Bool[Array, "B V"]  # semantic codes in the row so far, for the repetition penalty
     key: Key[Array, ""]
 
@@ -124,6 +134,7 @@ class SpeechGenerator:
         seed: int = 0,
         max_frames: int = ENDLESS,
         paces: Sequence[float] | None = None,
+        unshown: Sequence[TalkerRow] | None = None,
     ) -> "SpeechStream":
         """Read the prompts, one a row, each its own length.
 
@@ -133,6 +144,8 @@ class SpeechGenerator:
           max_frames: a row ends with so many, reason "length".
           paces: frames that a text token takes in each row, for the config's ``lead``; by
             default PACE.
+          unshown: for the config's ``guidance``, what each row would read without its voice; its
+            own prompt, where it is not to be guided.
 
         Raises:
           UserError: a prompt is longer than ``max_len``; a pace is missing or not positive.
@@ -143,6 +156,11 @@ class SpeechGenerator:
                 f"paces is {[*paces]}, it must have a positive number for each of {len(prompts)} "
                 "prompts"
             )
+        if unshown is not None and len(unshown) != len(prompts):
+            raise UserError(
+                f"there are {len(unshown)} prompts without a voice, there must be {len(prompts)}"
+            )
+        rows, prompts = len(prompts), [*prompts, *(unshown or ())]
         self.check(prompts)
         talker, size = self.model.config, self.prefill_chunk
         longest = max(len(prompt.tokens) for prompt in prompts)
@@ -157,7 +175,7 @@ class SpeechGenerator:
             cache=init_cache(talker.decoder, batch, self.max_len),
             hidden=jnp.zeros((batch, width), talker.decoder.dtype),
             position=jnp.zeros((batch,), jnp.int32),
-            seen=jnp.zeros((batch, talker.codec_vocab_size), bool),
+            seen=jnp.zeros((rows, talker.codec_vocab_size), bool),
             key=jax.random.key(seed),
         )
         embedded = _embed(self.model, self.params, jax.tree.map(jnp.asarray, inputs))
@@ -168,8 +186,8 @@ class SpeechGenerator:
                 self.model, self.params, state, embedded[:, piece],
                 jnp.asarray(positions), jnp.asarray(segments),
             )  # fmt: skip
-        lengths = [len(prompt.tokens) for prompt in prompts]
-        return SpeechStream(self, state, lengths, max_frames, paces)
+        lengths = np.array([len(prompt.tokens) for prompt in prompts]).reshape(-1, rows).max(0)
+        return SpeechStream(self, state, lengths.tolist(), max_frames, paces)
 
     def check(self, prompts: Sequence[TalkerRow]) -> None:
         """Raises UserError where a prompt is longer than ``max_len``."""
@@ -188,9 +206,10 @@ class SpeechGenerator:
         seed: int = 0,
         max_frames: int = ENDLESS,
         paces: Sequence[float] | None = None,
+        unshown: Sequence[TalkerRow] | None = None,
     ) -> list[Int[np.ndarray, "R Q"]]:
-        """The frames of each text, all of it there from the start."""
-        stream = self.start(prompts, seed=seed, max_frames=max_frames, paces=paces)
+        """The frames of each text, all of it there from the start; arguments as for `start`."""
+        stream = self.start(prompts, seed=seed, max_frames=max_frames, paces=paces, unshown=unshown)
         for row, text in enumerate(texts):
             stream.push(text, row=row, last=True)
         rows = [[frames] for frames in stream.step()]
@@ -428,8 +447,14 @@ def _read(model, params, state, embedded, positions, segment_ids):
     )
 
 
+def _for_all(state: SpeechState, by_row: Array) -> Array:
+    """What the B rows have, for the N of the state."""
+    return jnp.concatenate([by_row] * (state.hidden.shape[0] // by_row.shape[0]))
+
+
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _read_tokens(model, params, state, tokens, valid):
+    tokens, valid = _for_all(state, tokens), _for_all(state, valid)
     embedded = model.apply({"params": params}, tokens, method=Talker.embed_text)
     places = state.position[:, None] + jnp.arange(tokens.shape[1])
     positions = jnp.broadcast_to(places, (3, *tokens.shape))
@@ -453,13 +478,21 @@ def _speak_block(model, speech, params, state, budget, may_end, may_ask, beside)
     def apply(method, *args):
         return model.apply({"params": params}, *args, method=method)
 
+    def guided(logits):
+        if logits.shape[0] == rows.shape[0]:
+            return logits
+        shown, unshown = jnp.split(logits, 2)
+        return unshown + speech.guidance * (shown - unshown)
+
     def choose(logits, key):
-        return sample(logits, jnp.zeros(logits.shape, bool), key, speech.residual_sampling)
+        logits = guided(logits)
+        code = sample(logits, jnp.zeros(logits.shape, bool), key, speech.residual_sampling)
+        return _for_all(state, code)
 
     def step(carry):
         index, state, active, out, ended, asked = carry
         key, draw, draw_residuals = jax.random.split(state.key, 3)
-        logits = jnp.where(allowed, apply(Talker.logits, state.hidden), -jnp.inf)
+        logits = jnp.where(allowed, guided(apply(Talker.logits, state.hidden)), -jnp.inf)
         first = sample(logits, state.seen, draw, speech.sampling)
         ended |= active & (first == config.codec_eos_id)
         asked |= active & (first == config.ask_id)
@@ -469,24 +502,25 @@ def _speak_block(model, speech, params, state, budget, may_end, may_ask, beside)
             config,
             params["mtp"],
             state.hidden,
-            apply(Talker.embed_codes, begun),
+            _for_all(state, apply(Talker.embed_codes, begun)),
             draw_residuals,
             choose,
         )
-        codes = jnp.concatenate([first[:, None], residuals], axis=1)
+        codes = jnp.concatenate([first[:, None], residuals[: rows.shape[0]]], axis=1)
         x = apply(Talker.embed_codes, codes)
-        x = x + apply(Talker.embed_text, beside[:, index])
+        x = _for_all(state, x + apply(Talker.embed_text, beside[:, index]))
+        every = _for_all(state, speaks)
         hidden, cache, _ = apply(
             Talker.decode_embedded,
             x[:, None],
-            jnp.broadcast_to(state.position[None, :, None], (3, rows.shape[0], 1)),
-            speaks.astype(jnp.int32)[:, None],
+            jnp.broadcast_to(state.position[None, :, None], (3, *every.shape, 1)),
+            every.astype(jnp.int32)[:, None],
             state.cache,
         )
         state = SpeechState(
             cache=cache,
-            hidden=jnp.where(speaks[:, None], hidden[:, 0], state.hidden),
-            position=state.position + speaks,
+            hidden=jnp.where(every[:, None], hidden[:, 0], state.hidden),
+            position=state.position + every,
             seen=state.seen.at[rows, first].max(speaks),
             key=key,
         )

@@ -25,6 +25,7 @@ from omnijax.data.talker import RowMaker, TalkerDataConfig, make_talker_pipeline
 from omnijax.errors import UserError
 from omnijax.models.talker import aria, presets
 from omnijax.models.talker.context import Context
+from omnijax.models.talker.prompt import Voice, chat_marks, prompt_row
 from omnijax.text import nano_tokenizer
 
 TOKENIZER = nano_tokenizer()
@@ -178,9 +179,9 @@ def test_contexts_that_nobody_can_read_are_refused(source, answers, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_an_order_is_the_one_that_it_was_before_there_were_contexts(source):
+def test_an_order_is_the_one_that_it_was_before_there_were_contexts_or_nobody_s_voice(source):
     config = dataclasses.asdict(TalkerDataConfig(mixture=((SOURCE, 1.0),), max_tokens=400))
-    but = ("threads", "prefetch_batches", "contexts", "max_hidden")
+    but = ("threads", "prefetch_batches", "contexts", "max_hidden", "anonymous")
     fields = {name: value for name, value in config.items() if name not in but}
     text = json.dumps([fields, [[24, "abc"]]], sort_keys=True)
     assert pipeline(source)._fingerprint == hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -230,6 +231,20 @@ def test_a_voice_that_says_nothing_else_is_described(source):
     everything = source.of_voice("anna")
     voice = maker._voice(source, everything, np.random.default_rng(0))
     assert voice.reference is None and len(voice.description)
+
+
+def test_so_many_items_are_said_in_nobody_s_voice(source):
+    some = RowMaker(config(anonymous=0.4), TALKER, TOKENIZER)
+    voices = [some._voice(source, [0], np.random.default_rng(seed)) for seed in range(400)]
+    nobody = [voice.reference is None and not len(voice.description) for voice in voices]
+    assert 0.3 < np.mean(nobody) < 0.5
+    row = RowMaker(config(anonymous=1.0), TALKER, TOKENIZER).make(
+        source, 0, np.random.default_rng(0)
+    )
+    opening = prompt_row(TALKER, chat_marks(TOKENIZER), voice=Voice()).tokens
+    assert row.tokens[:5].tolist() == opening[:5].tolist()
+    with pytest.raises(UserError, match="anonymous is 1.5"):
+        config(anonymous=1.5)
 
 
 @pytest.mark.parametrize("name", ["random", "chunked", "chunked:4:8", "earliest", "earliest:4"])

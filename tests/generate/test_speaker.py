@@ -9,6 +9,7 @@ import pytest
 
 from omnijax.errors import UserError
 from omnijax.media import Audio
+from omnijax.models.talker.prompt import Voice
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_speaker as tiny  # noqa: E402
@@ -72,6 +73,23 @@ def test_answers_of_a_batch_are_each_what_they_are_alone(speaker):
         alone = speaker.say([text], [voice])[0]
         shared = min(len(alone), len(batched))
         np.testing.assert_allclose(batched[:shared], alone[:shared], atol=1e-5)
+
+
+def test_guidance_is_of_voices_that_are_only_shown():
+    as_they_are, guided = (
+        tiny.speaker(dataclasses.replace(tiny.GREEDY, guidance=guidance), max_len=64)
+        for guidance in (1.0, 3.0)
+    )
+    stored, cloned = as_they_are.voice("anna"), Voice((), tiny.VOICES[0].codes)
+    texts = ["a bell", TEXT]
+    before = as_they_are.say_codes(texts, [stored, cloned])
+    after = guided.say_codes(texts, [stored, cloned])
+    np.testing.assert_array_equal(before[0], after[0])
+    assert not np.array_equal(before[1], after[1])
+    speech = guided.start(cloned)
+    speech.push(TEXT, last=True)
+    tiny.drained(speech)
+    np.testing.assert_array_equal(np.concatenate(speech.codes), after[1])
 
 
 def test_what_was_said_grows_with_the_sound_and_is_never_ahead_of_the_text(speaker):

@@ -216,6 +216,41 @@ def test_sampling_repeats_with_its_seed_and_differs_with_another():
     assert all(same) and not any(other)
 
 
+def test_guidance_goes_on_from_no_voice_beyond_the_voice_that_is_shown():
+    rows = [PROMPTS[0], prompt_row(CONFIG, MARKS, voice=Voice((), 2 + FRAMES))]
+    plain = [prompt_row(CONFIG, MARKS, voice=Voice())] * 2
+    said = {
+        guidance: generator(guidance=guidance)(rows, TEXTS, unshown=plain, max_frames=22)
+        for guidance in (0.0, 1.0, 3.0)
+    }
+    expected = {0.0: generator()(plain, TEXTS, max_frames=22)}
+    expected[1.0] = generator()(rows, TEXTS, max_frames=22)
+    for guidance, alone in expected.items():
+        for row, own in zip(said[guidance], alone, strict=True):
+            np.testing.assert_array_equal(row, own)
+    for row in range(2):
+        assert not np.array_equal(said[3.0][row], said[1.0][row])
+        assert not np.array_equal(said[1.0][row], said[0.0][row])
+
+
+def test_a_row_beside_a_guided_one_is_as_it_was_and_late_text_changes_nothing():
+    plain = [prompt_row(CONFIG, MARKS, voice=Voice()), PROMPTS[1]]
+    speech = generator(guidance=3.0)
+    stream = speech.start(PROMPTS, unshown=plain, max_frames=22)
+    stream.push(TEXTS[1], row=1, last=True)
+    rows = [[], []]
+    for part in (TEXTS[0][:5], TEXTS[0][5:]):
+        for row, frames in zip(rows, stream.step(), strict=True):
+            row.extend(frames)
+        stream.push(part, last=part[-1] == TEXTS[0][-1])
+    rest, _ = drained(stream)
+    rows = [np.array([*row, *more]) for row, more in zip(rows, rest, strict=True)]
+    np.testing.assert_array_equal(rows[1], at_once()[1])
+    assert not np.array_equal(rows[0], at_once()[0])
+    whole = speech(PROMPTS, TEXTS, unshown=plain, max_frames=22)
+    np.testing.assert_array_equal(rows[0], whole[0])
+
+
 def test_a_row_that_is_full_ends_and_says_so():
     stream = generator(longest_token=1000).start(PROMPTS)
     for row, text in enumerate(TEXTS):
@@ -235,6 +270,10 @@ def test_what_cannot_be_is_refused_by_name_and_number():
         SpeechConfig(packet=0)
     with pytest.raises(UserError, match="lead is -1"):
         SpeechConfig(lead=-1)
+    with pytest.raises(UserError, match="guidance is -1.0"):
+        SpeechConfig(guidance=-1.0)
+    with pytest.raises(UserError, match="1 prompts without a voice, there must be 2"):
+        generator(guidance=2.0).start(PROMPTS, unshown=PROMPTS[:1])
     with pytest.raises(UserError, match=r"residual_sampling.repetition_penalty is 1.05"):
         SpeechConfig(residual_sampling=SamplingConfig(repetition_penalty=1.05))
     for paces in ([1.0], [1.0, 0.0], [1.0, float("nan")]):
