@@ -2,8 +2,8 @@
 
 An item is one utterance, or several of one voice and language said one after the other. It is read
 under a drawn schedule, behind a prompt that shows the voice: by a description, by frames of another
-utterance (in any language: so voices are cloned across languages), by both. An answer whose
-question was stored with it may be read behind that too, and is then said alone.
+utterance (in any language: so voices are cloned across languages), by both; a share by neither. An
+answer whose question was stored with it may be read behind that too, and is then said alone.
 """
 
 import dataclasses
@@ -46,8 +46,8 @@ class TalkerDraws:
 
     schedules: tuple[str, ...] = ("random=0.5", "chunked=0.4", "earliest=0.1")
     described: float = 0.7  # the voice's description stands in the prompt
-    shown: float = 0.7  # frames of another utterance do; one of both always, but for
-    anonymous: float = 0.0  # the share that has neither, from which guidance goes on
+    shown: float = 0.7  # frames of another utterance do; an item has one of both, or is anonymous
+    anonymous: float = 0.0  # neither does, for `SpeechConfig.guidance`
     reference_frames: tuple[int, ...] = (10, 30)  # least and most
     joined: tuple[float, ...] = (0.6, 0.25, 0.15)  # one utterance, two, three
     named_language: float = 0.8  # the language's mark stands before the answer
@@ -209,7 +209,8 @@ class RowMaker:
         return [place, *_others(source.by_voice[voice, language], [place], count - 1, rng)]
 
     def _voice(self, source: CodesSource, said: Sequence[int], rng: np.random.Generator) -> Voice:
-        """Shown by an utterance that is not said here; where there is none, by its description."""
+        """Shown by an utterance that is not said here; where there is none, by its description;
+        by neither, where it is drawn to be anonymous."""
         config, own = self._config, source[said[0]]
         if config.anonymous and rng.random() < config.anonymous:
             return Voice()

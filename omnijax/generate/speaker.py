@@ -10,6 +10,7 @@ The Talker waits for late text and never invents any; a packet is by default 4 f
 sound.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -176,28 +177,18 @@ class Speaker:
         Raises:
           UserError: as `prompt`.
         """
-        shown = {"language": language, "context": context}
-        prompt, pace = self.prompt(voice, **shown), self._pace(language)
+        rest = {"language": language, "context": context}
+        prompt, pace = self.prompt(voice, **rest), self._pace(language)
+        unshown = [self.prompt(Voice(), **rest)] if self._guided(voice) else None
         stream = self.generator.start(
-            [prompt],
-            seed=seed,
-            max_frames=max_frames,
-            paces=[pace],
-            unshown=self._unshown([prompt], [voice], [shown]),
+            [prompt], seed=seed, max_frames=max_frames, paces=[pace], unshown=unshown
         )
         return Speech(self, stream, pace=pace)
 
-    def _unshown(
-        self, prompts: list[TalkerRow], voices: Sequence[Voice], shown: Sequence[Mapping]
-    ) -> list[TalkerRow] | None:
-        """For guidance: the prompts of voices that are only shown, without them."""
-        guided = [voice.reference is not None and not len(voice.description) for voice in voices]
-        if self.generator.config.guidance == 1 or not any(guided):
-            return None
-        return [
-            prompt_row(self.talker.config, self._marks, voice=Voice(), **own) if only else prompt
-            for prompt, own, only in zip(prompts, shown, guided, strict=True)
-        ]
+    def _guided(self, voice: Voice) -> bool:
+        """Whether guidance moves what this voice says: it is shown, and not described."""
+        only_shown = voice.reference is not None and not len(voice.description)
+        return only_shown and self.generator.config.guidance != 1
 
     def _pace(self, language: str | None) -> float:
         return self.pace.get(language or "", self.pace[""])
@@ -226,30 +217,24 @@ class Speaker:
         seed: int = 0,
     ) -> list[Int[np.ndarray, "R Q"]]:
         """As `say`, frames instead of samples."""
-        config, prompts, others = self.talker.config, [], []
+        config, prompts, unshown = self.talker.config, [], []
         ids = [self.tokenizer.encode(speakable(text), literal=True) for text in texts]
         languages = languages or [None] * len(texts)
         contexts = contexts or [None] * len(texts)
         for text, voice, language, context in zip(ids, voices, languages, contexts, strict=True):
-            shown = {"language": language, "context": context}
+            rest = {"language": language, "context": context}
             if config.form == "dual_track":  # its prompt has the first text token
-                nothing = np.zeros((0, config.codebooks), np.int32)
-                row = shown_dual_track_row(
-                    config, self._marks, text[:1], nothing, voice=voice, **shown
-                )
+                begun = text[:1], np.zeros((0, config.codebooks), np.int32)
                 del text[:1]
+                start = functools.partial(shown_dual_track_row, config, self._marks, *begun)
             else:
-                row = prompt_row(config, self._marks, voice=voice, **shown)
-            prompts.append(row)
-            others.append(shown)
-        aria = config.form == "aria"
-        return self.generator(
-            prompts,
-            ids,
-            seed=seed,
-            paces=[*map(self._pace, languages)],
-            unshown=self._unshown(prompts, voices, others) if aria else None,
-        )
+                start = functools.partial(prompt_row, config, self._marks)
+            prompts.append(start(voice=voice, **rest))
+            without = start(voice=Voice(), **rest) if self._guided(voice) else prompts[-1]
+            unshown.append(without)
+        paces = [*map(self._pace, languages)]
+        guided = unshown if any(map(self._guided, voices)) else None
+        return self.generator(prompts, ids, seed=seed, paces=paces, unshown=guided)
 
 
 def speakable(text: str) -> str:

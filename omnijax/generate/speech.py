@@ -53,10 +53,10 @@ class SpeechConfig:
     slowest utterance of OmniWorld has 7.
     context: in a conversation the Talker reads the user's turn too, media by the Thinker's stream:
     for one that was trained so.
-    guidance: how far a voice that is only shown moves what is said: logits are those of no voice
-    and so many times the difference (classifier-free guidance, 2207.12598). Not 1 costs a second
-    row, of no voice, which reads and speaks the same; for a Talker trained without a voice at times
-    (``anonymous``).
+    guidance: how far a voice that is only shown moves what is said: all logits, those of the end
+    too, are those of no voice and so many times the difference (classifier-free guidance,
+    2207.12598). Where it is not 1, a batch with such a voice has each row twice. For a Talker that
+    was trained without a voice at times (``anonymous``).
     """
 
     policy: str = "chunked"
@@ -93,7 +93,7 @@ class SpeechConfig:
 class SpeechState(NamedTuple):
     """Rows in the middle of their speech; on the device, donated from call to call.
 
-    N is B, or under guidance 2 B: then B rows of no voice stand behind the others.
+    N is B, or under guidance 2 B: then the same rows stand behind them without their voices.
     """
 
     cache: DecoderCache
@@ -145,10 +145,11 @@ class SpeechGenerator:
           paces: frames that a text token takes in each row, for the config's ``lead``; by
             default PACE.
           unshown: for the config's ``guidance``, what each row would read without its voice; its
-            own prompt, where it is not to be guided.
+            own prompt, where it is not to be guided. None: no row is.
 
         Raises:
-          UserError: a prompt is longer than ``max_len``; a pace is missing or not positive.
+          UserError: a prompt is longer than ``max_len``; a pace is missing or not positive;
+            ``unshown`` has not one prompt for each.
         """
         paces = [PACE] * len(prompts) if paces is None else paces
         if len(paces) != len(prompts) or not all(0 < pace < math.inf for pace in paces):
@@ -160,7 +161,9 @@ class SpeechGenerator:
             raise UserError(
                 f"there are {len(unshown)} prompts without a voice, there must be {len(prompts)}"
             )
-        rows, prompts = len(prompts), [*prompts, *(unshown or ())]
+        rows = len(prompts)
+        if unshown is not None and self.config.guidance != 1:
+            prompts = [*prompts, *unshown]
         self.check(prompts)
         talker, size = self.model.config, self.prefill_chunk
         longest = max(len(prompt.tokens) for prompt in prompts)
@@ -223,7 +226,7 @@ class SpeechGenerator:
 class _Row:
     """The host's side of a row."""
 
-    length: int  # positions in the cache
+    length: int  # positions in the cache; under guidance of the longer of its two rows
     pace: float  # frames a text token
     text: deque  # ids that wait to be read
     closed: bool = False  # no more text will come
@@ -509,18 +512,18 @@ def _speak_block(model, speech, params, state, budget, may_end, may_ask, beside)
         codes = jnp.concatenate([first[:, None], residuals[: rows.shape[0]]], axis=1)
         x = apply(Talker.embed_codes, codes)
         x = _for_all(state, x + apply(Talker.embed_text, beside[:, index]))
-        every = _for_all(state, speaks)
+        all_speak = _for_all(state, speaks)
         hidden, cache, _ = apply(
             Talker.decode_embedded,
             x[:, None],
-            jnp.broadcast_to(state.position[None, :, None], (3, *every.shape, 1)),
-            every.astype(jnp.int32)[:, None],
+            jnp.broadcast_to(state.position[None, :, None], (3, *all_speak.shape, 1)),
+            all_speak.astype(jnp.int32)[:, None],
             state.cache,
         )
         state = SpeechState(
             cache=cache,
-            hidden=jnp.where(every[:, None], hidden[:, 0], state.hidden),
-            position=state.position + every,
+            hidden=jnp.where(all_speak[:, None], hidden[:, 0], state.hidden),
+            position=state.position + all_speak,
             seen=state.seen.at[rows, first].max(speaks),
             key=key,
         )

@@ -11,6 +11,8 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from omnijax.data.omniworld import OmniWorld
+from omnijax.data.omniworld.aloud import IN_DRAWN_VOICES
+from omnijax.data.omniworld.voices import fingerprint_of_voices
 from omnijax.data.sources import open_sources
 from omnijax.errors import UserError
 from omnijax.sharding import LOGICAL_AXES, flatten, make_mesh, unflatten
@@ -161,12 +163,16 @@ def _section(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config as a run keeps it: plain values, the tokenizer's ids, the corpus' version."""
+    """The config as a run keeps it: plain values, the tokenizer's ids, the corpus' version and,
+    where drawn voices speak, their mark."""
     config = json.loads(json.dumps(to_dict(config)))
     stage = from_dict(Stage, config["stage"], "config.stage.")
     config = KINDS[stage.objective].resolve(config)
     if any(name.split("/")[0] in ("omniworld", "omniworld_live") for name, _ in stage.weights()):
         config["corpus"] = f"omniworld {OmniWorld.VERSION}"
+    drawn = {f"omniworld_live/{task}" for task in IN_DRAWN_VOICES}
+    if any(name in drawn for name, _ in stage.weights()):
+        config["corpus"] += f" {fingerprint_of_voices()}"
     return config
 
 

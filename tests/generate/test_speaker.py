@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from omnijax.errors import UserError
+from omnijax.generate.speaker import Speaker
 from omnijax.media import Audio
+from omnijax.models.codec import Codec
+from omnijax.models.talker import Talker
 from omnijax.models.talker.prompt import Voice
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -90,6 +93,20 @@ def test_guidance_is_of_voices_that_are_only_shown():
     speech.push(TEXT, last=True)
     tiny.drained(speech)
     np.testing.assert_array_equal(np.concatenate(speech.codes), after[1])
+
+
+def test_a_talker_of_two_tracks_is_guided_too():
+    model = Talker(dataclasses.replace(tiny.TALKER, form="dual_track"))
+    codec = Codec(tiny.tiny_codec.config())
+    before, after = (
+        Speaker(
+            model, tiny.params(), codec, tiny.codec_params(), tiny.TOKENIZER, tiny.VOICES,
+            dataclasses.replace(tiny.GREEDY, guidance=guidance), max_len=64,
+        ).say_codes([TEXT, TEXT], [Voice((), tiny.VOICES[0].codes), Voice((9,), None)])
+        for guidance in (1.0, 3.0)
+    )  # fmt: skip
+    assert not np.array_equal(before[0], after[0])
+    np.testing.assert_array_equal(before[1], after[1])
 
 
 def test_what_was_said_grows_with_the_sound_and_is_never_ahead_of_the_text(speaker):

@@ -231,6 +231,36 @@ def test_guidance_goes_on_from_no_voice_beyond_the_voice_that_is_shown():
     for row in range(2):
         assert not np.array_equal(said[3.0][row], said[1.0][row])
         assert not np.array_equal(said[1.0][row], said[0.0][row])
+    # Whichever of the two is longer.
+    swapped = generator(guidance=0.0)(plain, TEXTS, unshown=rows, max_frames=22)
+    for row, own in zip(swapped, expected[1.0], strict=True):
+        np.testing.assert_array_equal(row, own)
+
+
+@pytest.mark.parametrize("policy", ["chunked", "learned"])
+def test_what_is_drawn_under_guidance_is_what_is_drawn_without_where_nothing_differs(policy):
+    warm = SamplingConfig(temperature=0.9, top_k=5, repetition_penalty=1.05)
+    drawn = {
+        "policy": policy,
+        "sampling": warm,
+        "residual_sampling": SamplingConfig(temperature=2.0),
+    }
+    alone = generator(**drawn)(PROMPTS, TEXTS, seed=3, max_frames=22)
+    twice = generator(guidance=3.0, **drawn)(PROMPTS, TEXTS, seed=3, max_frames=22, unshown=PROMPTS)
+    for row, own in zip(alone, twice, strict=True):
+        np.testing.assert_array_equal(row, own)
+
+
+def test_a_guided_row_asks_for_text_and_ends_as_another():
+    ends = []
+    for options in ({}, {"unshown": [PROMPTS[1], PROMPTS[1]]}):
+        stream = generator(guidance=2.0, policy="learned", **EVEN).start(PROMPTS, seed=1, **options)
+        for row, text in enumerate(TEXTS):
+            stream.push(text, row=row, last=True)
+        rows, _ = drained(stream, most=300)
+        assert stream.reasons == ["stop", "stop"]
+        ends.append([len(row) for row in rows])
+    assert ends[0] == ends[1]
 
 
 def test_a_row_beside_a_guided_one_is_as_it_was_and_late_text_changes_nothing():

@@ -23,6 +23,7 @@ from omnijax.data.omniworld.voices import DRAWN, drawn_voice, voice_of
 
 LANGUAGE = "en"
 SAMPLE_RATE = 24_000
+IN_DRAWN_VOICES = ("say_by_many", "say_words")
 _DRAWN_FROM = 100_000  # examples of a split whose answers or sentences are said
 _NOISE = {"say_reply": 1, "say_by_many": 2, "say_words": 3}  # keeps the tasks' noise apart
 _END = re.compile(r"\n|(?<=[.?!]) ")

@@ -6,10 +6,11 @@ takes half a millisecond. Source: espeak-ng 1.52, ``speak_lib.h``.
 """
 
 import _ctypes
+import atexit
 import ctypes
-import functools
 import hashlib
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ import espeakng_loader
 import numpy as np
 import soxr
 
-from omnijax.data.omniworld.voices import Tract, voice_of
+from omnijax.data.omniworld.voices import Formants, voice_of
+from omnijax.errors import UserError
 from omnijax.typing import Float
 
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -49,14 +51,14 @@ def speak(
     pitch = speaker.pitch + int(rng.integers(-4, 5))
     rate = speaker.rate + int(rng.integers(-8, 9))
     rate = round(rate / speaker.stretch)  # what is played faster is spoken slower
-    variant, tract = f"{accent}+{speaker.variant}", speaker.tract
-    samples, own_rate = synthesise(text, variant, rate, pitch, tract)
+    variant, formants = f"{accent}+{speaker.variant}", speaker.formants
+    samples, own_rate = synthesise(text, variant, rate, pitch, formants)
     samples = _trim(samples)
     own_rate = own_rate if speaker.stretch == 1 else round(own_rate * speaker.stretch)
     limit = 3.2 * own_rate
     if len(samples) > limit:
         faster = int(rate * len(samples) / limit) + 8
-        samples, _ = synthesise(text, variant, faster, pitch, tract)
+        samples, _ = synthesise(text, variant, faster, pitch, formants)
         samples = _trim(samples)
     samples = soxr.resample(samples, own_rate, sample_rate)
     before, after = (rng.uniform(0.05, 0.2, 2) * sample_rate).astype(int)
@@ -70,11 +72,12 @@ def speak(
 
 
 def synthesise(
-    text: str, voice: str, rate: int, pitch: int, tract: Tract = ()
+    text: str, voice: str, rate: int, pitch: int, formants: Formants = ()
 ) -> tuple[np.ndarray, int]:
     """Raw espeak-ng: float32 samples and their rate (22,050 Hz); rate in words a minute.
 
-    ``voice`` is a language and a variant, "en-us+f1", whose formants the ``tract`` changes.
+    ``voice`` is a language and a variant, "en-us+f1", whose ``formants`` are changed by
+    these factors.
     """
     parts: list[np.ndarray] = []
 
@@ -85,9 +88,10 @@ def synthesise(
 
     callback = _CALLBACK(keep)
     with _lock:
-        data = _data_path()
-        if tract:
-            data, voice = _with_tract(voice, tract)
+        if formants:
+            data, voice = _with_formants(voice, formants)
+        else:
+            data = _data_path()
         library = ctypes.CDLL(espeakng_loader.get_library_path())
         try:
             own_rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data.encode(), 0)
@@ -118,49 +122,61 @@ def _unload(handle: int) -> None:
         _ctypes.FreeLibrary(handle)
 
 
-def _with_tract(voice: str, tract: Tract) -> tuple[str, str]:
+def _with_formants(voice: str, factors: Formants) -> tuple[str, str]:
     """(A folder of data, a voice in it): the variant with its formants changed.
 
     espeak-ng reads variants from files beside its data, and lists them all: there is one of ours,
     written anew each time.
     """
-    data = _own_data(os.getpid()).name
+    data = _own_data()
     language, _, variant = voice.partition("+")
-    lines = (Path(data) / _VARIANTS / variant).read_text().splitlines()
-    (Path(data) / _VARIANTS / "own").write_text("\n".join([*changed(lines, tract), ""]))
-    return data, f"{language}+own"
+    source = Path(espeakng_loader.get_data_path()) / _VARIANTS / variant
+    lines = changed(source.read_text().splitlines(), factors)
+    (data / _VARIANTS / "own").write_text("\n".join([*lines, ""]))
+    return str(data), f"{language}+own"
 
 
-def changed(lines: Sequence[str], tract: Tract) -> list[str]:
-    """A variant's lines, each formant's percentages (frequency, height, width) times its factors.
-
-    What is not said of a formant is 100; what follows the three stays.
-    """
-    formants, others = {}, []
+def changed(lines: Sequence[str], factors: Formants) -> list[str]:
+    """A variant's lines with each formant's percentages (frequency, height, width) times its
+    factors; what a variant does not say of a formant stays as espeak-ng has it."""
+    new = []
     for line in lines:
-        key, *numbers = line.split("//")[0].split() or [""]
-        if key == "formant":
-            formants[int(numbers[0])] = numbers[1:]
-        else:
-            others.append(line)
-    for i, factors in enumerate(tract):
-        said = formants.get(i, [])
-        percent = [float(value) for value in (*said, 100, 100, 100)[:3]]
-        new = [str(round(value * by)) for value, by in zip(percent, factors, strict=True)]
-        others.append(" ".join(["formant", str(i), *new, *said[3:]]))
-    return others
+        if line.startswith("formant"):
+            key, number, *percent = line.split("//")[0].split()
+            own = factors[int(number)]
+            scaled = [round(int(p) * by) for p, by in zip(percent, own, strict=False)]
+            line = " ".join([key, number, *map(str, scaled), *percent[len(own) :]])
+        new.append(line)
+    return new
 
 
-@functools.cache
-def _own_data(_process: int) -> tempfile.TemporaryDirectory:
+_own: dict[int, Path] = {}  # this process's folder, by its number: a fork makes another
+
+
+def _own_data() -> Path:
     """espeak-ng's data by links, in this process's own folder, where a variant can be added."""
-    source = Path(espeakng_loader.get_data_path())
-    folder = tempfile.TemporaryDirectory(prefix="espeak-")
-    (Path(folder.name) / _VARIANTS).mkdir(parents=True)
-    for entry in (*source.iterdir(), *(source / _VARIANTS).iterdir()):
-        if entry.name != _VARIANTS.parts[0]:
-            (Path(folder.name) / entry.relative_to(source)).symlink_to(entry)
-    return folder
+    process = os.getpid()
+    if process not in _own or not (_own[process] / _VARIANTS).is_dir():
+        folder = Path(tempfile.mkdtemp(prefix="espeak-"))
+        if len(os.fsencode(folder)) > _MAX_DATA_PATH:
+            folder.rmdir()
+            raise UserError(
+                f"the folder for temporary files is {folder.parent}: with what espeak-ng needs "
+                f"there its name has {len(os.fsencode(folder))} bytes, the limit is "
+                f"{_MAX_DATA_PATH} (TMPDIR names another)"
+            )
+        (folder / _VARIANTS).mkdir(parents=True)
+        for entry in Path(espeakng_loader.get_data_path()).iterdir():
+            if entry.name != _VARIANTS.parts[0]:
+                (folder / entry.name).symlink_to(entry)
+        atexit.register(_remove, folder, process)
+        _own[process] = folder
+    return _own[process]
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _data_path() -> str:

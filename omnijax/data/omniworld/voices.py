@@ -1,7 +1,7 @@
 """The speakers: espeak-ng variants with a pitch and a rate; two are never heard in training.
 
-Beside the ten of training there are `DRAWN` that are made of numbers, each with a vocal tract of
-its own, so that a codec and a Talker meet more voices than they could learn by heart.
+Beside the ten of training there are `DRAWN` that are made of numbers, each with formants of its
+own, so that a codec and a Talker meet more voices than they could learn by heart.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 # What the frequency, height and width of each of a variant's formants are multiplied by.
-Tract = tuple[tuple[float, float, float], ...]
+Formants = tuple[tuple[float, float, float], ...]
 
 
 class Voice(NamedTuple):
@@ -22,7 +22,7 @@ class Voice(NamedTuple):
     rate: int  # words a minute
     description: str
     stretch: float = 1.0  # of all frequencies: under 1 a longer vocal tract and a lower pitch
-    tract: Tract = ()
+    formants: Formants = ()
 
 
 VOICES = (
@@ -62,8 +62,11 @@ _PITCH_OCTAVE = 68  # of espeak's pitch
 _LOWEST = 79.0  # Hz: an utterance may be a 25th lower, and ends a seventh below; a source has 65
 _HEIGHTS = ((92, 115), (180, 235))  # Hz: below low, above high: men, women; a third each
 _LEFT_OUT = {voice.variant for voice in UNSEEN_VOICES}
-_FORMANTS = 9  # from 0, which is the voice bar
-_SPREADS = (0.05, 0.2, 0.12)  # of the logarithms of a tract's factors
+_FORMANTS = 9  # espeak-ng's, from 0 on
+# Means and spreads of the logarithms of their factors (frequency, height, width): a little lower in
+# all, so that hardly any clips.
+_FACTORS = ((0.0, -0.1, 0.0), (0.05, 0.2, 0.12))
+_MOST = 0.5  # that a logarithm may be
 
 
 @functools.cache
@@ -81,10 +84,10 @@ def drawn_voice(number: int) -> Voice:
     height = ("low", "", "high")[int(np.digitize(f0, _HEIGHTS[woman]))]
     pace = ("slow", "", "quick")[int(np.digitize(rate, (150, 170)))]
     words = ("a", pace, height, ("man", "woman")[woman])
-    factors = np.exp(rng.normal((0, -0.1, 0), _SPREADS, (_FORMANTS, 3)).clip(-0.5, 0.5))
-    tract = tuple(tuple(round(float(factor), 3) for factor in formant) for formant in factors)
+    factors = np.exp(rng.normal(*_FACTORS, (_FORMANTS, 3)).clip(-_MOST, _MOST))
+    formants = tuple(tuple(round(float(factor), 3) for factor in own) for own in factors)
     description = " ".join(filter(None, words))
-    return Voice(f"drawn {number}", variant, pitch, rate, description, round(stretch, 3), tract)
+    return Voice(f"drawn {number}", variant, pitch, rate, description, round(stretch, 3), formants)
 
 
 def voice_of(name: str) -> Voice:

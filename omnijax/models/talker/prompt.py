@@ -45,7 +45,8 @@ def chat_marks(tokenizer: Tokenizer) -> Marks:
 
 
 class Voice(NamedTuple):
-    """Who speaks: described in words, shown by a few seconds of speech, or both."""
+    """Who speaks: described in words, shown by a few seconds of speech, or both; with neither it is
+    nobody's voice, from which guidance goes on."""
 
     description: Ids = ()
     reference: Int[np.ndarray, "R Q"] | None = None  # codec frames

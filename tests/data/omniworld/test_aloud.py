@@ -1,14 +1,19 @@
 """What is said for a Talker alone: answers, sentences in many voices, mere words."""
 
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from omnijax.data import omniworld
 from omnijax.data.omniworld import aloud as spoken_aloud
-from omnijax.data.omniworld import voices
+from omnijax.data.omniworld import speech, voices
 from omnijax.data.omniworld.speech import changed, speak, synthesise
 from omnijax.data.omniworld.tasks import plan
 from omnijax.errors import UserError
@@ -135,10 +140,9 @@ def test_words_of_a_split_are_drawn_from_plans_of_its_own(monkeypatch):
     assert len(set(seen)) == 3 and {split for split, _ in seen} == {"words"}
 
 
-def test_drawn_voices_are_many_and_none_has_the_tract_of_an_unseen_one():
+def test_drawn_voices_are_many_and_none_is_made_of_an_unseen_one_s_variant():
     drawn = [voices.drawn_voice(number) for number in range(voices.DRAWN)]
-    assert len({voice[1:4] + voice[5:] for voice in drawn}) == voices.DRAWN
-    assert len({voice.tract for voice in drawn}) == voices.DRAWN
+    assert len({voice.formants for voice in drawn}) == voices.DRAWN
     unseen = {voice.variant for voice in voices.UNSEEN_VOICES}
     assert not unseen & {voice.variant for voice in drawn}
     assert len({voice.variant for voice in drawn}) > 40
@@ -153,31 +157,38 @@ def test_drawn_voices_are_heard_and_hardly_clip():
     clipped = []
     for voice in drawn:
         variant = f"en-us+{voice.variant}"
-        samples, _ = synthesise("a red circle moves", variant, 155, voice.pitch, voice.tract)
+        samples, _ = synthesise("a red circle moves", variant, 155, voice.pitch, voice.formants)
         assert 0.1 < np.abs(samples).max(), voice
         clipped.append(np.mean(np.abs(samples) > 0.99))
     assert max(clipped) < 3e-3 and np.mean(np.array(clipped) > 1e-3) < 0.02
 
 
-def test_a_tract_changes_formants_and_keeps_what_else_a_variant_says():
-    lines = ["name someone", "formant 0 105 80 150", "formant 1 120 75 150 -50", "voicing 30"]
-    tract = ((1.0, 1.0, 1.0), (1.1, 0.8, 1.2), (0.9, 1.0, 1.0))
-    assert changed(lines, tract) == [
+def test_what_a_variant_says_of_its_formants_is_changed_and_nothing_else():
+    lines = [
         "name someone",
-        "voicing 30",
         "formant 0 105 80 150",
+        "  formant 0 1 1 1",  # espeak-ng reads none that is indented
+        "formant 1 120 75 150 -50",
+        "formant 2 110 // wide",
+        "voicing 30",
+    ]
+    factors = ((1.0, 1.0, 1.0), (1.1, 0.8, 1.2), (0.9, 3.0, 3.0), (2.0, 2.0, 2.0))
+    assert changed(lines, factors) == [
+        "name someone",
+        "formant 0 105 80 150",
+        "  formant 0 1 1 1",
         "formant 1 132 60 180 -50",
-        "formant 2 90 100 100",
+        "formant 2 99",
+        "voicing 30",
     ]
 
 
-def test_a_tract_is_heard_at_each_utterance_and_none_after_it():
+def test_changed_formants_are_heard_at_each_utterance_and_not_after_it():
     same = ("a red circle moves", "en-us+m2", 155, 50)
-    tract = voices.drawn_voice(0).tract
     plain, _ = synthesise(*same)
-    own, _ = synthesise(*same, tract)
-    other, _ = synthesise(*same, voices.drawn_voice(1).tract)
-    again, _ = synthesise(*same, tract)
+    own, _ = synthesise(*same, voices.drawn_voice(0).formants)
+    other, _ = synthesise(*same, voices.drawn_voice(1).formants)
+    again, _ = synthesise(*same, voices.drawn_voice(0).formants)
     np.testing.assert_array_equal(own, again)
     np.testing.assert_array_equal(plain, synthesise(*same)[0])
     for one, two in ((own, plain), (own, other)):
@@ -186,10 +197,39 @@ def test_a_tract_is_heard_at_each_utterance_and_none_after_it():
         assert np.abs(prints[0].spectrum - prints[1].spectrum).max() > 0.2
 
 
-def test_a_tract_of_no_factors_leaves_the_voice_as_it_is():
-    same = ("a red circle moves", "en-us+f3", 155, 50)
-    none = ((1.0, 1.0, 1.0),) * 9
-    np.testing.assert_array_equal(synthesise(*same, none)[0], synthesise(*same)[0])
+def test_factors_of_one_leave_every_variant_as_it_is():
+    ones = ((1.0, 1.0, 1.0),) * 9
+    for variant in {voices.drawn_voice(number).variant for number in range(400)}:
+        same = ("a red circle moves", f"en-us+{variant}", 155, 50)
+        np.testing.assert_array_equal(synthesise(*same, ones)[0], synthesise(*same)[0], variant)
+
+
+def test_changed_formants_need_a_folder_of_a_name_that_espeak_can_hold(monkeypatch, tmp_path):
+    deep = tmp_path / ("a" * 70) / ("b" * 70)
+    deep.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    monkeypatch.setattr(speech, "_own", {})
+    with pytest.raises(UserError, match=r"has \d+ bytes, the limit is 140 \(TMPDIR"):
+        synthesise("red", "en", 150, 50, voices.drawn_voice(0).formants)
+    assert not [*deep.iterdir()]
+
+
+def test_a_folder_of_changed_formants_that_was_swept_away_is_made_again():
+    same = ("a red circle moves", "en-us+m2", 155, 50, voices.drawn_voice(0).formants)
+    before, _ = synthesise(*same)
+    shutil.rmtree(speech._own_data())
+    np.testing.assert_array_equal(before, synthesise(*same)[0])
+
+
+def test_what_is_left_of_changed_formants_goes_with_the_process():
+    program = (
+        "from omnijax.data.omniworld import speech, voices\n"
+        "speech.synthesise('red', 'en+m2', 150, 50, voices.drawn_voice(0).formants)\n"
+        "print(speech._own_data())"
+    )
+    left = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    folder = Path(left.stdout.strip())
+    assert folder.name.startswith("espeak-") and not folder.exists(), left.stderr
 
 
 def test_drawn_voices_are_called_low_and_high_by_how_they_sound():
@@ -210,7 +250,7 @@ def test_the_lowest_drawn_voice_ends_no_sentence_far_under_what_a_codec_s_source
     hertz = {voice: voices._MEN.get(voice.variant, 999) * voice.stretch for voice in drawn}
     low = min(drawn, key=lambda voice: hertz[voice] * 2 ** (voice.pitch / voices._PITCH_OCTAVE))
     spoken, rate = synthesise(
-        "the red circle moves left", f"en-us+{low.variant}", low.rate, low.pitch - 4, low.tract
+        "the red circle moves left", f"en-us+{low.variant}", low.rate, low.pitch - 4, low.formants
     )
     f0, _ = pitch_track(Audio(spoken, rate))
     f0 = f0[np.isfinite(f0)] * low.stretch
