@@ -55,6 +55,17 @@ def test_a_stage_of_another_recipe_or_corpus_is_refused(tmp_path, monkeypatch):
         is_finished(tmp_path, config)
 
 
+def test_a_stage_that_hears_drawn_voices_is_refused_once_they_are_others(tmp_path, monkeypatch):
+    of_ten = nano.get_config("aut").to_dict()
+    of_many = nano_codec.get_config("codec_encoder").to_dict()
+    for config in (of_ten, of_many):
+        kept(tmp_path / config["name"], config, config["stage"]["steps"])
+    monkeypatch.setattr(recipe, "fingerprint_of_voices", lambda: "others")
+    assert is_finished(tmp_path / of_ten["name"], of_ten)
+    with pytest.raises(UserError, match=r"corpus: 'omniworld .* others' here"):
+        is_finished(tmp_path / of_many["name"], of_many)
+
+
 def test_an_encoder_is_pretrained_once_for_every_decoder(tmp_path):
     config = nano.get_config("aut").to_dict()
     kept(tmp_path, config, config["stage"]["steps"])
