@@ -9,6 +9,9 @@ talker_voices    more of several sentences, also with text held back: in turns o
 `python experiments/talker.py codes` makes the frames that all read, of sentences and, with
 `--task=...`, of answers, of sentences in 2,000 drawn voices, so that others can be cloned, and of
 words in no order, so that it reads what it says.
+
+From random weights these steps are too few: run whole, it has hardly begun to read
+(experiments/README.md, "The recipe, run whole").
 """
 
 from typing import NamedTuple
