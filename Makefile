@@ -38,7 +38,7 @@ demo: $(READY)
 	$(BIN)/python experiments/demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25 -m "not slow and not parity"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart=0 --durations=25 -m "not slow and not parity"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m "slow and not parity"
