@@ -83,11 +83,11 @@ def voice(runs: Path, weights: Path) -> list[Part]:
         asked = (asks,) if task == "say_reply" else ()
         needs = (coded, "export") if asked else (coded,)
         parts.append(Part(codes.folder, ("talker.py", "codes", *options, *asked), needs))
-    mixture = f"--config.stage.mixture={','.join(nano_talker.mixture(str(runs)))}"
+    codes_in = f"--config.training.codes={runs}"
     read = tuple(codes.folder for codes in nano_talker.CODES.values())
     return [
         *parts,
-        stage("talker.py", "nano_talker.py", nano_talker.LAST, read, mixture),
+        stage("talker.py", "nano_talker.py", nano_talker.LAST, read, codes_in),
         stage("codec.py", "nano_codec.py", nano_codec.LAST, (coded,), teacher),
         export("codec.py", nano_codec.LAST, "codec"),
         export("talker.py", nano_talker.LAST, "talker"),

@@ -21,6 +21,7 @@ from omnijax.train.state import Objective
 class TalkerTraining(TalkerDraws):
     """What a Talker's stage has beside its Talker: what is drawn, and how losses are weighed."""
 
+    codes: str = ""  # the folder in which a mixture's codes lie that are named without one
     residual_weight: float = 1.0
     mtp_frames: int = 128  # of a row, drawn anew at each step; 0: all
 
@@ -32,7 +33,7 @@ class TalkerTraining(TalkerDraws):
 
 
 def resolve(config: Config) -> dict[str, Any]:
-    """Defaults written out, how the Talker is to speak ("speech") among them, the mark of the codec
+    """Defaults written out, the mixture's folders, how the Talker is to speak ("speech") among them, the mark of the codec
     whose codes these are ("codec"), and where contexts are read, whose stream they hold
     ("thinker"); the text table must hold the tokenizer's ids."""
     stage = from_dict(Stage, config["stage"], "config.stage.")
@@ -45,6 +46,8 @@ def resolve(config: Config) -> dict[str, Any]:
             f"config.talker.text_vocab_size is {talker.text_vocab_size}, the tokenizer has "
             f"{tokenizer.vocab_size} tokens"
         )
+    mixture = [f"{codes_in(training.codes, n)}={share}" for n, share in stage.weights()]
+    stage = dataclasses.replace(stage, mixture=tuple(mixture))
     folders = code_folders(stage)
     made = {name: made_by(folder) for name, folder in folders.items()}
     split = from_dict(RunConfig, config.get("run", {}), "config.run.").eval_split
@@ -66,6 +69,7 @@ def resolve(config: Config) -> dict[str, Any]:
             "it has not learned to"
         )
     parts = {
+        "stage": {**config["stage"], "mixture": to_dict(stage)["mixture"]},
         "talker": to_dict(talker),
         "training": to_dict(training),
         "codec": min(marks.values()),
@@ -73,6 +77,13 @@ def resolve(config: Config) -> dict[str, Any]:
         "speech": to_dict(speech),
     }
     return {**config, **json.loads(json.dumps(parts))}
+
+
+def codes_in(folder: str, name: str) -> str:
+    """A mixture's "codes:NAME" as "codes:FOLDER/NAME"; what names a folder stays as it is."""
+    kind, _, where = name.partition(":")
+    own = folder and kind == "codes" and where and Path(where).name == where
+    return f"codes:{Path(folder) / where}" if own else name
 
 
 def code_folders(stage: Stage) -> dict[str, Path]:

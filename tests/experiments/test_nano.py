@@ -189,7 +189,7 @@ def test_a_shortcut_is_nano_s_status_too_and_the_voice_is_trained_all_the_same(t
     found = result(MADE, "3", f"--runs={tmp_path}")
     assert found.returncode == 3 and f"see {tmp_path / 'scores.json'}" in found.stderr
     assert any(line.startswith("talker.py score") for line in found.stdout.splitlines())
-    # Each task's codes in a folder of its own, all of which the Talker's mixture names.
+    # Each task's codes in a folder of its own, in which the Talker's mixtures look.
     lines, folders = found.stdout.splitlines(), {}
     for words in [line.split() for line in lines if line.startswith("talker.py codes")]:
         options = dict(word.removeprefix("--").split("=", 1) for word in words[2:])
@@ -197,10 +197,11 @@ def test_a_shortcut_is_nano_s_status_too_and_the_voice_is_trained_all_the_same(t
         assert ("thinker" in options) == (options["task"] == "say_reply")
     assert folders.keys() == nano_talker.CODES.keys() and len({*folders.values()}) == len(folders)
     (trained,) = [line for line in lines if line.startswith("talker.py train")]
-    mixture = trained.partition("--config.stage.mixture=")[2].split(",")
-    shares = dict(part.removeprefix("codes:").split("=") for part in mixture)
-    assert [*shares] == [*folders.values()]
-    assert sum(map(float, shares.values())) == pytest.approx(1)
+    assert trained.split()[-1] == f"--config.training.codes={tmp_path}"
+    for name, stage in nano_talker.STAGES.items():
+        read = {where.removeprefix("codes:") for where, _ in stage.weights()}
+        assert {str(tmp_path / where) for where in read} <= {*folders.values()}, name
+        assert sum(share for _, share in stage.weights()) == pytest.approx(1)
     honest = result(MADE, "0", f"--runs={tmp_path}", "--novoice")
     assert honest.returncode == 0 and "talker.py" not in honest.stdout
 

@@ -192,12 +192,17 @@ def test_a_stage_of_the_talker_draws_and_speaks_what_there_is(name, tmp_path):
     asked = Context(np.zeros(1, np.int32), np.ones(1, bool), hidden, np.zeros((1, 3), np.int32))
     said = Utterance("hi", "en", "a", "b", np.zeros((2, 16), np.int16), asked)
     thinker = ThinkerStream("a thinker", config["talker"]["accept_hidden_layer"])
-    write_codes(tmp_path, "train", [said], "abc", thinker)
-    config["stage"]["mixture"] = (f"codes:{tmp_path}=1",)
+    for codes in nano_talker.CODES.values():
+        write_codes(tmp_path / codes.folder, "train", [said], "abc", thinker)
+    config["training"]["codes"] = str(tmp_path)
     resolved = resolve(config)
-    assert resolved["stage"]["name"] == name
+    assert resolved["stage"]["name"] == name and resolve(resolved) == resolved
+    shares = [part.removeprefix("codes:") for part in nano_talker.STAGES[name].mixture]
+    found = resolved["stage"]["mixture"].split(",")
+    assert found == [f"codes:{tmp_path / share}" for share in shares]
     assert resolved["speech"]["lead"] == nano_talker.SPEECH.lead > 0
-    assert from_dict(TalkerTraining, resolved["training"]) == nano_talker.TRAINING[name]
+    training = dataclasses.replace(nano_talker.TRAINING[name], codes=str(tmp_path))
+    assert from_dict(TalkerTraining, resolved["training"]) == training
     # The last stage alone learns to read what an answer answers, and only what it makes does so.
     last = name == nano_talker.LAST
     assert (resolved["thinker"] == [*thinker]) == resolved["speech"]["context"] == last
