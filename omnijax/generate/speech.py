@@ -12,22 +12,27 @@ text token it speaks until its end. Nothing is spoken that was not read: `Speech
 """
 
 import dataclasses
-import functools
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from omnijax.errors import UserError
-from omnijax.generate.sampling import SamplingConfig, sample
-from omnijax.models.talker import Talker, predict_residuals
+from omnijax.generate.sampling import SamplingConfig
+from omnijax.generate.speech_programs import (
+    SpeechState,
+    embed,
+    read,
+    read_tokens,
+    speak_block,
+)
+from omnijax.models.talker import Talker
 from omnijax.models.talker.prompt import Ids, TalkerRow, check_text, collate_talker, spoken_text
-from omnijax.nn.cache import DecoderCache, init_cache
-from omnijax.typing import Array, Bool, Float, Int, Key, PyTree
+from omnijax.nn.cache import init_cache
+from omnijax.typing import Int, PyTree
 
 POLICIES = ("chunked", "learned")
 ENDLESS = np.iinfo(np.int32).max
@@ -88,19 +93,6 @@ class SpeechConfig:
                 f"{self.residual_sampling.repetition_penalty}, it must be 1: a residual code says "
                 "nothing of the frame before"
             )
-
-
-class SpeechState(NamedTuple):
-    """Rows in the middle of their speech; on the device, donated from call to call.
-
-    N is B, or under guidance 2 B: then the same rows stand behind them without their voices.
-    """
-
-    cache: DecoderCache
-    hidden: Float[Array, "N D"]  # at the last position that was read
-    position: Int[Array, "N"]  # the next position id
-    seen: Bool[Array, "B V"]  # semantic codes in the row so far, for the repetition penalty
-    key: Key[Array, ""]
 
 
 class SpeechGenerator:
@@ -181,11 +173,11 @@ class SpeechGenerator:
             seen=jnp.zeros((rows, talker.codec_vocab_size), bool),
             key=jax.random.key(seed),
         )
-        embedded = _embed(self.model, self.params, jax.tree.map(jnp.asarray, inputs))
+        embedded = embed(self.model, self.params, jax.tree.map(jnp.asarray, inputs))
         for begin in range(0, inputs.tokens.shape[1], size):
             piece = slice(begin, begin + size)
             positions, segments = inputs.positions[:, :, piece], inputs.segment_ids[:, piece]
-            state = _read(
+            state = read(
                 self.model, self.params, state, embedded[:, piece],
                 jnp.asarray(positions), jnp.asarray(segments),
             )  # fmt: skip
@@ -358,7 +350,7 @@ class SpeechStream:
                 if row.read < config.text_prefix and not row.text_over:
                     row.owed = 0
         valid = jnp.asarray(np.arange(size) < np.array(due)[:, None])
-        self.state = _read_tokens(
+        self.state = read_tokens(
             generator.model, generator.params, self.state, jnp.asarray(tokens), valid
         )
         return True
@@ -398,7 +390,7 @@ class SpeechStream:
             for i, row in enumerate(self._rows):
                 for j, token in zip(range(budget[i]), row.text, strict=False):
                     beside[i, j] = token
-        self.state, codes, ended, asked = _speak_block(
+        self.state, codes, ended, asked = speak_block(
             generator.model, config, generator.params, self.state,
             jnp.asarray(budget), jnp.asarray(over | self._dual), jnp.asarray(asks),
             jnp.asarray(beside),
@@ -422,116 +414,3 @@ class SpeechStream:
             elif asked[i]:
                 row.owed = 0
         return out
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _embed(model, params, inputs):
-    return model.apply({"params": params}, inputs, method=Talker.embed_inputs)
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _read(model, params, state, embedded, positions, segment_ids):
-    """The state after embedded positions at the end of each row; 0 is padding on the right."""
-    count = (segment_ids > 0).sum(axis=-1)
-    hidden, cache, _ = model.apply(
-        {"params": params},
-        embedded,
-        positions,
-        segment_ids,
-        state.cache,
-        method=Talker.decode_embedded,
-    )
-    last = jnp.take_along_axis(hidden, jnp.maximum(count - 1, 0)[:, None, None], axis=1)[:, 0]
-    ends = jnp.max(jnp.where(segment_ids > 0, positions, -1), axis=(0, 2)) + 1
-    return state._replace(
-        cache=cache,
-        hidden=jnp.where((count > 0)[:, None], last, state.hidden),
-        position=jnp.maximum(state.position, ends).astype(jnp.int32),
-    )
-
-
-def _for_all(state: SpeechState, by_row: Array) -> Array:
-    """What the B rows have, for the N of the state."""
-    return jnp.concatenate([by_row] * (state.hidden.shape[0] // by_row.shape[0]))
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _read_tokens(model, params, state, tokens, valid):
-    tokens, valid = _for_all(state, tokens), _for_all(state, valid)
-    embedded = model.apply({"params": params}, tokens, method=Talker.embed_text)
-    places = state.position[:, None] + jnp.arange(tokens.shape[1])
-    positions = jnp.broadcast_to(places, (3, *tokens.shape))
-    return _read(model, params, state, embedded, positions, valid.astype(jnp.int32))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _speak_block(model, speech, params, state, budget, may_end, may_ask, beside):
-    """Up to ``budget`` frames a row: the Talker's step and the MTP's, one program.
-
-    Returns the state, the frames [B, packet, Q] (-1: none), and which rows ended or asked.
-    """
-    config, rows = model.config, jnp.arange(budget.shape[0])
-    ids = jnp.arange(config.codec_vocab_size)
-    allowed = (
-        (ids < config.codebook_size)
-        | ((ids == config.codec_eos_id) & may_end[:, None])
-        | ((ids == config.ask_id) & may_ask[:, None])
-    )
-
-    def apply(method, *args):
-        return model.apply({"params": params}, *args, method=method)
-
-    def guided(logits):
-        if logits.shape[0] == rows.shape[0]:
-            return logits
-        shown, unshown = jnp.split(logits, 2)
-        return unshown + speech.guidance * (shown - unshown)
-
-    def choose(logits, key):
-        logits = guided(logits)
-        code = sample(logits, jnp.zeros(logits.shape, bool), key, speech.residual_sampling)
-        return _for_all(state, code)
-
-    def step(carry):
-        index, state, active, out, ended, asked = carry
-        key, draw, draw_residuals = jax.random.split(state.key, 3)
-        logits = jnp.where(allowed, guided(apply(Talker.logits, state.hidden)), -jnp.inf)
-        first = sample(logits, state.seen, draw, speech.sampling)
-        ended |= active & (first == config.codec_eos_id)
-        asked |= active & (first == config.ask_id)
-        speaks = active & ~ended & ~asked
-        begun = jnp.full((rows.shape[0], config.codebooks), -1).at[:, 0].set(first)
-        residuals, _ = predict_residuals(
-            config,
-            params["mtp"],
-            state.hidden,
-            _for_all(state, apply(Talker.embed_codes, begun)),
-            draw_residuals,
-            choose,
-        )
-        codes = jnp.concatenate([first[:, None], residuals[: rows.shape[0]]], axis=1)
-        x = apply(Talker.embed_codes, codes)
-        x = _for_all(state, x + apply(Talker.embed_text, beside[:, index]))
-        all_speak = _for_all(state, speaks)
-        hidden, cache, _ = apply(
-            Talker.decode_embedded,
-            x[:, None],
-            jnp.broadcast_to(state.position[None, :, None], (3, *all_speak.shape, 1)),
-            all_speak.astype(jnp.int32)[:, None],
-            state.cache,
-        )
-        state = SpeechState(
-            cache=cache,
-            hidden=jnp.where(all_speak[:, None], hidden[:, 0], state.hidden),
-            position=state.position + all_speak,
-            seen=state.seen.at[rows, first].max(speaks),
-            key=key,
-        )
-        out = out.at[:, index].set(jnp.where(speaks[:, None], codes, -1))
-        return index + 1, state, speaks & (index + 1 < budget), out, ended, asked
-
-    out = jnp.full((rows.shape[0], speech.packet, config.codebooks), -1, jnp.int32)
-    none = jnp.zeros(rows.shape, bool)
-    carry = (jnp.int32(0), state, budget > 0, out, none, none)
-    _, state, _, out, ended, asked = jax.lax.while_loop(lambda c: c[2].any(), step, carry)
-    return state, out, ended, asked

@@ -33,9 +33,9 @@ class TalkerTraining(TalkerDraws):
 
 
 def resolve(config: Config) -> dict[str, Any]:
-    """Defaults written out, the mixture's folders, how the Talker is to speak ("speech") among them, the mark of the codec
-    whose codes these are ("codec"), and where contexts are read, whose stream they hold
-    ("thinker"); the text table must hold the tokenizer's ids."""
+    """Defaults and the mixture's folders written out, how the Talker is to speak ("speech") among
+    them, the mark of the codec whose codes these are ("codec"), and where contexts are read, whose
+    stream they hold ("thinker"); the text table must hold the tokenizer's ids."""
     stage = from_dict(Stage, config["stage"], "config.stage.")
     check_unused(stage, "audio_chunks", "patches")
     talker = from_dict(TalkerConfig, config["talker"], "config.talker.")
