@@ -1,5 +1,6 @@
 """What tests of several folders share."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -43,6 +44,19 @@ def checked_modules() -> list[str]:
 
 assert "omnijax" not in sys.modules, "omnijax was imported before its types could be checked"
 jaxtyping.install_import_hook(checked_modules(), "beartype.beartype")
+
+
+MAPPINGS = Path("/proc/self/maps")  # of Linux, which gives a process 65,530 of them at most
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+    """Compiled programs hold a mapping or more a kernel: those of all tests together are more than
+    a process may have, and XLA crashes at the next."""
+    yield
+    if MAPPINGS.is_file() and MAPPINGS.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
