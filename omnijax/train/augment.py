@@ -74,12 +74,13 @@ def augment_audio(key: Array, audio: AudioInputs, config: AugmentConfig) -> Audi
 
 def augment_answers(
     key: Array,
-    tokens: Int[Array, "B T"],
-    targets: Int[Array, "B T"],
+    tokens: Int[Array, "B T *Q"],
+    targets: Int[Array, "B T *Q"],
     weights: Float[Array, "B T"],
     share: float,
-) -> Int[Array, "B T"]:
-    """The input tokens with `share` of those that answer replaced by tokens of other answers.
+) -> Int[Array, "B T *Q"]:
+    """The input tokens with `share` of those that answer replaced by tokens of other answers; a
+    token may be a frame of codes.
 
     A decoder that cannot trust the words so far must look at the media for the next one; without
     this it learns which words go together, and a new combination is overruled by habit. A token
@@ -91,6 +92,8 @@ def augment_answers(
     answers = weights > 0
     inside = jnp.pad(answers, ((0, 0), (1, 0)))[:, :-1]
     chance = answers.reshape(-1) / jnp.maximum(answers.sum(), 1)
-    other = jax.random.choice(which, targets.reshape(-1), tokens.shape, p=chance)
-    replaced = inside & (jax.random.uniform(where, tokens.shape) < share)
+    each = targets.reshape(-1, *targets.shape[2:])
+    other = jax.random.choice(which, each, weights.shape, p=chance)
+    replaced = inside & (jax.random.uniform(where, weights.shape) < share)
+    replaced = replaced.reshape(*weights.shape, *[1] * (tokens.ndim - 2))
     return jnp.where(replaced, other.astype(tokens.dtype), tokens)

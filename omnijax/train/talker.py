@@ -24,12 +24,15 @@ class TalkerTraining(TalkerDraws):
     codes: str = ""  # the folder in which a mixture's codes lie that are named without one
     residual_weight: float = 1.0
     mtp_frames: int = 128  # of a row, drawn anew at each step; 0: all
+    frame_noise: float = 0.0  # share of the frames said so far that others take the place of
 
     def __post_init__(self):
         super().__post_init__()
         for field in ("residual_weight", "mtp_frames"):
             if getattr(self, field) < 0:
                 raise UserError(f"{field} is {getattr(self, field)}, it must not be negative")
+        if not 0 <= self.frame_noise < 1:
+            raise UserError(f"frame_noise is {self.frame_noise}, it must be in [0, 1)")
 
 
 def resolve(config: Config) -> dict[str, Any]:
@@ -126,6 +129,7 @@ def objective(config: Config, stage: Stage, example: Any) -> Objective:
         residual_weight=training.residual_weight,
         mtp_frames=training.mtp_frames or None,
         asks=training.asks,
+        frame_noise=training.frame_noise,
         router_balance=stage.router_balance,
         router_z=stage.router_z,
     )

@@ -93,6 +93,21 @@ def test_noise_replaces_its_share_of_the_answers_and_nothing_else():
     assert set(noisy[changed]) <= set(np.asarray(targets)[np.asarray(weights) > 0])
 
 
+def test_a_frame_is_replaced_whole_by_another_answer_s():
+    rng = np.random.default_rng(0)
+    frames = jnp.asarray(rng.integers(0, 50, (2, 90, 4)), jnp.int32)
+    targets = jnp.roll(frames, -1, 1) + 100
+    said = np.zeros((2, 90), bool)
+    said[:, 40:80] = True
+    weights = jnp.asarray(np.roll(said, -1, 1), jnp.float32)
+    noisy = np.asarray(augment_answers(jax.random.key(0), frames, targets, weights, 0.5))
+    changed = noisy != np.asarray(frames)
+    assert not changed[~said].any() and (changed.all(-1) == changed.any(-1)).all()
+    assert 0.3 < changed[said].mean() < 0.7
+    others = {tuple(frame) for frame in np.asarray(targets)[np.asarray(weights) > 0]}
+    assert {tuple(frame) for frame in noisy[changed.all(-1)]} <= others
+
+
 def test_without_noise_the_answers_stay():
     tokens = jnp.arange(8)[None]
     assert augment_answers(jax.random.key(0), tokens, tokens, jnp.ones((1, 8)), 0.0) is tokens

@@ -84,7 +84,7 @@ def talker_config(codes, steps):
         "name": "tiny",
         "tokenizer": "nano",
         "talker": to_dict(talker),
-        "training": to_dict(TalkerTraining(mtp_frames=16)),
+        "training": to_dict(TalkerTraining(mtp_frames=16, frame_noise=0.2)),
         "stage": to_dict(
             Stage(
                 name="talker",
@@ -274,6 +274,7 @@ def test_what_a_voices_stage_does_not_read_is_refused(codes, field, value):
         ({"joined": (0.0,)}, "joined"),
         ({"schedules": ("chunked=x",)}, "'chunked=x' is not NAME=SHARE"),
         ({"mtp_frames": -1}, "mtp_frames is -1"),
+        ({"frame_noise": 1.0}, "frame_noise is 1.0, it must be in"),
     ],
 )
 def test_a_talkers_training_is_checked(fields, named):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from omnijax.models.talker.aria import ASK, END, FRAME
 from omnijax.models.talker.inputs import TalkerBatch
 from omnijax.sharding import shard
+from omnijax.train.augment import augment_answers
 from omnijax.train.objectives.lm import cross_entropy
 from omnijax.train.state import Losses, Objective
 from omnijax.typing import Array, Bool, Float, Int
@@ -36,6 +37,7 @@ def talker_objective(
     residual_weight: float = 1.0,
     mtp_frames: int | None = None,
     asks: bool = False,
+    frame_noise: float = 0.0,
     router_balance: float = 1e-2,
     router_z: float = 1e-3,
 ) -> Objective:
@@ -49,6 +51,9 @@ def talker_objective(
 
     mtp_frames: train the MTP on so many frames of a row, drawn anew at each step (None: all);
     evaluation takes all. The MTP's cost is a codebook's worth of tokens for each frame.
+
+    frame_noise: a share of the frames that have been said are read as others of the batch, so that
+    it must look at the text for the next one (`augment_answers`); not in evaluation.
     """
     config = model.config
 
@@ -73,7 +78,14 @@ def talker_objective(
         return (loss * valid).sum(0), (right * valid).sum(0), valid.sum()
 
     def loss(params: dict[str, Any], batch: TalkerBatch, key: Array | None) -> Losses:
-        output = model.apply({"params": params}, batch.inputs)
+        inputs = batch.inputs
+        if key is not None and frame_noise:
+            with jax.named_scope("augment"):
+                said = (batch.kinds == FRAME).astype(jnp.float32)
+                noise = jax.random.fold_in(key, 1)
+                codes = augment_answers(noise, inputs.codes, batch.targets, said, frame_noise)
+                inputs = inputs._replace(codes=codes)
+        output = model.apply({"params": params}, inputs)
         with jax.named_scope("cross_entropy"):
             logits = model.apply({"params": params}, output.hidden, method="logits")
             logits = shard(logits, "batch", "time", "vocab")

@@ -100,6 +100,16 @@ def test_some_frames_for_the_mtp_change_its_loss_and_no_other():
     assert abs(float(few.metrics["residual"] - full.metrics["residual"])) > 1e-3
 
 
+def test_frame_noise_is_of_training_alone_and_changes_what_is_read_not_what_is_foretold():
+    params, _, few, _ = losses()
+    noisy = talker_objective(MODEL, batch(), residual_weight=0.7, frame_noise=0.9, **ROUTER)
+    value = jax.jit(noisy.loss)
+    plain, noised = (value(params, batch(), key) for key in (None, jax.random.key(2)))
+    assert float(plain.metrics["semantic"]) == pytest.approx(float(few.metrics["semantic"]))
+    assert abs(float(noised.metrics["semantic"] - plain.metrics["semantic"])) > 1e-3
+    assert float(noised.weight) == float(plain.weight)
+
+
 def test_chosen_frames_are_frames_each_once_and_every_one_in_time():
     rng = np.random.default_rng(3)
     frames = jnp.asarray(rng.random((3, 12)) < [[0.6], [0.2], [0.0]])
