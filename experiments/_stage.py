@@ -21,7 +21,10 @@ WORKDIR = flags.DEFINE_string(
 
 
 # What a stage of the voice has for itself: changed, no other stage changes with it.
-OWN = ("training.losses.", "training.contexts", "training.max_hidden", "speech.context")
+OWN = (
+    "training.losses.", "training.contexts", "training.max_hidden", "training.frame_noise",
+    "speech.context",
+)  # fmt: skip
 SIZES = ("model", "codec", "talker")  # sections of a config whose changes make another model
 
 
@@ -61,8 +64,8 @@ class Recipe:
                 continue
             if name.startswith(OWN):
                 continue
-            # The voice's stages share one source; the Thinker's each have their own mixture.
-            if name == "stage.mixture" and self.config.stage.objective not in ("codec", "talker"):
+            # The codec's stages share one mixture; all others have one of their own.
+            if name == "stage.mixture" and self.config.stage.objective != "codec":
                 continue
             if value != original.get(name):
                 config.update_from_flattened_dict({name: value})

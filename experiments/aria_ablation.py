@@ -106,6 +106,9 @@ def config_of(variant: Variant, settings: Settings, seed: int) -> dict[str, Any]
     config.talker.decoder.attention_window = variant.window
     config.training.schedules = ",".join(variant.schedules)
     config.training.asks = variant.asks
+    config.training.codes = ""  # `codes` is the whole path
+    config.training.mtp_frames, config.training.frame_noise = 128, 0.0  # whatever the recipe's
+    config.stage.batch, config.stage.tokens = 2, 1024
     config.stage.steps = settings.steps
     config.stage.seed = seed
     config.stage.starts_from = (settings.starts_from,) if settings.starts_from else ()

@@ -34,7 +34,6 @@ class Codes(NamedTuple):
 
 
 CODES = {
-    # First: of these each voice is kept beside the weights.
     "say": Codes("codes", 24_000),
     "say_reply": Codes("replies", 6_000),
     "say_by_many": Codes("many", 14_000),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from omnijax.train.state import Objective
 class TalkerTraining(TalkerDraws):
     """What a Talker's stage has beside its Talker: what is drawn, and how losses are weighed."""
 
-    codes: str = ""  # the folder in which a mixture's codes lie that are named without one
+    codes: str = ""  # where a mixture's codes lie that are named without a folder; ./NAME has one
     residual_weight: float = 1.0
     mtp_frames: int = 128  # of a row, drawn anew at each step; 0: all
     frame_noise: float = 0.0  # share of the frames said so far that others take the place of
@@ -49,8 +50,18 @@ def resolve(config: Config) -> dict[str, Any]:
             f"config.talker.text_vocab_size is {talker.text_vocab_size}, the tokenizer has "
             f"{tokenizer.vocab_size} tokens"
         )
-    mixture = [f"{codes_in(training.codes, n)}={share}" for n, share in stage.weights()]
-    stage = dataclasses.replace(stage, mixture=tuple(mixture))
+    stage.weights()  # are numbers
+    mixture = tuple(codes_in(training.codes, entry) for entry in stage.mixture)
+    for entry, found in zip(stage.mixture, mixture, strict=True):
+        folder = found.rpartition("=")[0].removeprefix("codes:")
+        if found != entry and not Path(folder).is_dir():
+            raise UserError(
+                f"no codes at {folder}: experiments/talker.py codes makes them, of --task, in "
+                f"--out. The mixture's {entry} is looked for where config.training.codes says; "
+                f"{entry.replace('codes:', 'codes:./', 1)} would be a folder here"
+            )
+    stage = dataclasses.replace(stage, mixture=mixture)
+    training = dataclasses.replace(training, codes="")  # The mixture has it now.
     folders = code_folders(stage)
     made = {name: made_by(folder) for name, folder in folders.items()}
     split = from_dict(RunConfig, config.get("run", {}), "config.run.").eval_split
@@ -82,11 +93,14 @@ def resolve(config: Config) -> dict[str, Any]:
     return {**config, **json.loads(json.dumps(parts))}
 
 
-def codes_in(folder: str, name: str) -> str:
-    """A mixture's "codes:NAME" as "codes:FOLDER/NAME"; what names a folder stays as it is."""
+def codes_in(folder: str, entry: str) -> str:
+    """A mixture's "codes:NAME=SHARE" as "codes:FOLDER/NAME=SHARE"; a name that has a folder, such
+    as ./NAME, stays as it is."""
+    name, _, share = entry.rpartition("=")
     kind, _, where = name.partition(":")
-    own = folder and kind == "codes" and where and Path(where).name == where
-    return f"codes:{Path(folder) / where}" if own else name
+    if not folder or kind != "codes" or not where or "/" in where or os.sep in where:
+        return entry
+    return f"codes:{os.path.join(folder, where)}={share}"
 
 
 def code_folders(stage: Stage) -> dict[str, Path]:

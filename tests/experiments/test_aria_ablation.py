@@ -121,6 +121,8 @@ def test_a_variants_config_has_its_streams_and_its_window(settings, name):
     assert (training.schedules, training.asks) == (variant.schedules, variant.asks)
     assert SpeechConfig(**variant.speech).lead == (12 if name == "held" else 0)
     assert (config["stage"]["seed"], config["stage"]["steps"]) == (3, settings.steps)
+    # The recipe's own ways are not the ablation's, whose results stand.
+    assert (training.codes, training.mtp_frames, training.frame_noise) == ("", 128, 0.0)
 
 
 def test_variants_may_start_from_one_talker(settings):

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from experiments.configs.nano_talker import STAGES, TRAINING
+
 ROOT = Path(__file__).parents[2]
 NANO = "experiments/configs/nano.py"
 CODEC = "experiments/configs/nano_codec.py"
@@ -21,8 +23,9 @@ SHOWN = {
     "--own": (
         "talker",
         ("talker", "talker_speakers"),
-        "(config.training.contexts, config.training.max_hidden, config.training.shown,"
-        " config.speech.context)",
+        "(config.training.contexts, config.training.max_hidden, config.training.frame_noise,"
+        " config.speech.context, config.stage.mixture, config.training.shown,"
+        " config.training.codes)",
     ),
     "--losses": (
         "codec",
@@ -89,7 +92,10 @@ CASES = {
         "--config.speech.context=True",
         "--config.training.contexts=0.5",
         "--config.training.max_hidden=64",
+        "--config.training.frame_noise=0.3",
+        "--config.stage.mixture=codes:./mine=1",
         "--config.training.shown=0.6",
+        "--config.training.codes=elsewhere",
         "--own",
     ],
     "pattern": [f"--config={NANO}:s2", "--config.model.decoder.pattern=full", "--show"],
@@ -154,10 +160,11 @@ def test_losses_are_a_stage_s_own_and_other_changes_reach_the_stages_before(answ
     assert code == 0
     assert printed.split() == ["codec_encoder", "0.0", "40", "codec_decoder", "3.0", "40"]
     code, printed = answers["contexts"]
-    assert code == 0 and printed.splitlines() == [
-        "talker 0.0 0 0.6 False",
-        "talker_speakers 0.5 64 0.6 True",
-    ]
+    assert code == 0
+    first, second = printed.splitlines()
+    noise, few = TRAINING["talker"].frame_noise, ",".join(STAGES["talker"].mixture)
+    assert first == f"talker 0.0 0 {noise} False {few} 0.6 elsewhere"
+    assert second == "talker_speakers 0.5 64 0.3 True codes:./mine=1 0.6 elsewhere"
 
 
 def test_attention_in_place_of_gdn_is_one_flag_and_has_its_own_folder(answers):

@@ -201,11 +201,16 @@ def test_a_stage_of_the_talker_draws_and_speaks_what_there_is(name, tmp_path):
     found = resolved["stage"]["mixture"].split(",")
     assert found == [f"codes:{tmp_path / share}" for share in shares]
     assert resolved["speech"]["lead"] == nano_talker.SPEECH.lead > 0
-    training = dataclasses.replace(nano_talker.TRAINING[name], codes=str(tmp_path))
+    training = dataclasses.replace(nano_talker.TRAINING[name], codes="")  # the mixture has it
     assert from_dict(TalkerTraining, resolved["training"]) == training
     # The last stage alone learns to read what an answer answers, and only what it makes does so.
     last = name == nano_talker.LAST
     assert (resolved["thinker"] == [*thinker]) == resolved["speech"]["context"] == last
+    config["training"]["codes"] = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"at .*nowhere/codes: .*codes:./codes=\S+ would be a"):
+        resolve(config)
+    config["stage"]["mixture"] = f"codes:{tmp_path / 'codes'}=1"
+    assert resolve(config)["stage"]["mixture"] == config["stage"]["mixture"]  # to the letter
 
 
 def test_a_talker_starts_from_the_shipped_one_whatever_its_streams_form_and_its_window(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from omnijax.models.talker import Talker, aria, presets
-from omnijax.models.talker.prompt import Marks, answer_row, collate_talker, spoken_text
+from omnijax.models.talker.dual_track import shown_dual_track_row
+from omnijax.models.talker.prompt import Marks, Voice, answer_row, collate_talker, spoken_text
 from omnijax.train.objectives.talker import choose_frames, talker_objective
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -100,7 +102,7 @@ def test_some_frames_for_the_mtp_change_its_loss_and_no_other():
     assert abs(float(few.metrics["residual"] - full.metrics["residual"])) > 1e-3
 
 
-def test_frame_noise_is_of_training_alone_and_changes_what_is_read_not_what_is_foretold():
+def test_frame_noise_is_of_training_alone():
     params, _, few, _ = losses()
     noisy = talker_objective(MODEL, batch(), residual_weight=0.7, frame_noise=0.9, **ROUTER)
     value = jax.jit(noisy.loss)
@@ -108,6 +110,46 @@ def test_frame_noise_is_of_training_alone_and_changes_what_is_read_not_what_is_f
     assert float(plain.metrics["semantic"]) == pytest.approx(float(few.metrics["semantic"]))
     assert abs(float(noised.metrics["semantic"] - plain.metrics["semantic"])) > 1e-3
     assert float(noised.weight) == float(plain.weight)
+
+
+class Listening:
+    """A Talker of whom it is known what it read."""
+
+    config = CONFIG
+
+    def apply(self, variables, *inputs, method=None):
+        if method is None:
+            self.read = inputs[0]
+            width = self.read.tokens.shape
+            return SimpleNamespace(hidden=jnp.zeros((*width, 4)), aux=SimpleNamespace(balance=None))
+        outputs = {"logits": (CONFIG.codec_vocab_size,), "residual_logits": (3, 16)}[method]
+        return jnp.zeros((*inputs[0].shape[:-1], *outputs))
+
+
+@pytest.mark.parametrize("form", ["aria", "dual_track"])
+def test_frame_noise_is_of_frames_that_were_said_and_of_nothing_else(form):
+    rng = np.random.default_rng(0)
+    documents = []
+    for text, frames in ((9, 14), (7, 12), (8, 10)):
+        codes, shown = rng.integers(0, 16, (frames, 4)), Voice((), rng.integers(0, 16, (5, 4)))
+        text = rng.integers(6, 60, text)
+        if form == "dual_track":
+            row = shown_dual_track_row(CONFIG, MARKS, text, codes, voice=shown)
+        else:
+            text = spoken_text(CONFIG, text)
+            schedule = aria.random(rng, len(text), frames)
+            row = answer_row(CONFIG, MARKS, text, codes, schedule, voice=shown, asks=True)
+        documents.append(row)
+    packed = jax.tree.map(jnp.asarray, collate_talker(CONFIG, [documents], max_tokens=160))
+    model = Listening()
+    noisy = talker_objective(model, packed, frame_noise=0.5, asks=form == "aria")
+    noisy.loss({}, packed, jax.random.key(0))
+    changed = np.asarray(model.read.codes != packed.inputs.codes).any(-1)
+    said = np.pad(np.asarray(packed.kinds == aria.FRAME), ((0, 0), (1, 0)))[:, :-1]
+    assert said.sum() == 36 and not changed[~said].any()
+    assert 0.3 < changed[said].mean() < 0.7
+    for name in ("tokens", "media", "positions", "segment_ids"):
+        np.testing.assert_array_equal(getattr(model.read, name), getattr(packed.inputs, name))
 
 
 def test_chosen_frames_are_frames_each_once_and_every_one_in_time():
