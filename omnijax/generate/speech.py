@@ -21,14 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from omnijax.errors import UserError
+from omnijax.generate import speech_programs as programs
 from omnijax.generate.sampling import SamplingConfig
-from omnijax.generate.speech_programs import (
-    SpeechState,
-    embed,
-    read,
-    read_tokens,
-    speak_block,
-)
 from omnijax.models.talker import Talker
 from omnijax.models.talker.prompt import Ids, TalkerRow, check_text, collate_talker, spoken_text
 from omnijax.nn.cache import init_cache
@@ -166,18 +160,18 @@ class SpeechGenerator:
             max_hidden=-(-max(len(prompt.hidden) for prompt in prompts) // size) * size,
         ).inputs
         batch, width = len(prompts), talker.decoder.width
-        state = SpeechState(
+        state = programs.SpeechState(
             cache=init_cache(talker.decoder, batch, self.max_len),
             hidden=jnp.zeros((batch, width), talker.decoder.dtype),
             position=jnp.zeros((batch,), jnp.int32),
             seen=jnp.zeros((rows, talker.codec_vocab_size), bool),
             key=jax.random.key(seed),
         )
-        embedded = embed(self.model, self.params, jax.tree.map(jnp.asarray, inputs))
+        embedded = programs.embed(self.model, self.params, jax.tree.map(jnp.asarray, inputs))
         for begin in range(0, inputs.tokens.shape[1], size):
             piece = slice(begin, begin + size)
             positions, segments = inputs.positions[:, :, piece], inputs.segment_ids[:, piece]
-            state = read(
+            state = programs.read(
                 self.model, self.params, state, embedded[:, piece],
                 jnp.asarray(positions), jnp.asarray(segments),
             )  # fmt: skip
@@ -239,7 +233,7 @@ class SpeechStream:
     def __init__(
         self,
         generator: SpeechGenerator,
-        state: SpeechState,
+        state: programs.SpeechState,
         lengths: list[int],
         max_frames: int,
         paces: Sequence[float],
@@ -350,7 +344,7 @@ class SpeechStream:
                 if row.read < config.text_prefix and not row.text_over:
                     row.owed = 0
         valid = jnp.asarray(np.arange(size) < np.array(due)[:, None])
-        self.state = read_tokens(
+        self.state = programs.read_tokens(
             generator.model, generator.params, self.state, jnp.asarray(tokens), valid
         )
         return True
@@ -390,7 +384,7 @@ class SpeechStream:
             for i, row in enumerate(self._rows):
                 for j, token in zip(range(budget[i]), row.text, strict=False):
                     beside[i, j] = token
-        self.state, codes, ended, asked = speak_block(
+        self.state, codes, ended, asked = programs.speak_block(
             generator.model, config, generator.params, self.state,
             jnp.asarray(budget), jnp.asarray(over | self._dual), jnp.asarray(asks),
             jnp.asarray(beside),

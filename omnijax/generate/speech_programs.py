@@ -1,15 +1,16 @@
 """What a Talker that speaks runs on the device: its state and the compiled programs."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from omnijax.generate.sampling import sample
 from omnijax.models.talker import Talker, predict_residuals
+from omnijax.models.talker.inputs import TalkerInputs
 from omnijax.nn.cache import DecoderCache
-from omnijax.typing import Array, Bool, Float, Int, Key
+from omnijax.typing import Array, Bool, Float, Int, Key, PyTree
 
 
 class SpeechState(NamedTuple):
@@ -26,12 +27,20 @@ class SpeechState(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def embed(model, params, inputs):
+def embed(model: Talker, params: PyTree, inputs: TalkerInputs) -> Float[Array, "N T D"]:
+    """What the decoder reads of prompts."""
     return model.apply({"params": params}, inputs, method=Talker.embed_inputs)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def read(model, params, state, embedded, positions, segment_ids):
+def read(
+    model: Talker,
+    params: PyTree,
+    state: SpeechState,
+    embedded: Float[Array, "N T D"],
+    positions: Int[Array, "3 N T"],
+    segment_ids: Int[Array, "N T"],
+) -> SpeechState:
     """The state after embedded positions at the end of each row; 0 is padding on the right."""
     count = (segment_ids > 0).sum(axis=-1)
     hidden, cache, _ = model.apply(
@@ -57,7 +66,14 @@ def _for_all(state: SpeechState, by_row: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def read_tokens(model, params, state, tokens, valid):
+def read_tokens(
+    model: Talker,
+    params: PyTree,
+    state: SpeechState,
+    tokens: Int[Array, "B T"],
+    valid: Bool[Array, "B T"],
+) -> SpeechState:
+    """The state after the next text tokens of each row, those that are valid."""
     tokens, valid = _for_all(state, tokens), _for_all(state, valid)
     embedded = model.apply({"params": params}, tokens, method=Talker.embed_text)
     places = state.position[:, None] + jnp.arange(tokens.shape[1])
@@ -66,8 +82,22 @@ def read_tokens(model, params, state, tokens, valid):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def speak_block(model, speech, params, state, budget, may_end, may_ask, beside):
+def speak_block(
+    model: Talker,
+    speech: Any,
+    params: PyTree,
+    state: SpeechState,
+    budget: Int[Array, "B"],
+    may_end: Bool[Array, "B"],
+    may_ask: Bool[Array, "B"],
+    beside: Int[Array, "B packet"],
+) -> tuple[SpeechState, Int[Array, "B packet Q"], Bool[Array, "B"], Bool[Array, "B"]]:
     """Up to ``budget`` frames a row: the Talker's step and the MTP's, one program.
+
+    Args:
+      speech: a `SpeechConfig`.
+      may_end, may_ask: whether a row may end, or ask for text.
+      beside: of the dual-track form, the text tokens beside the frames; -1: none.
 
     Returns the state, the frames [B, packet, Q] (-1: none), and which rows ended or asked.
     """
