@@ -16,8 +16,9 @@
 With --config=..., `export`, `say` and `score` speak as that config's `speech` says, not as the run
 or the weights do. `codes` encodes --count utterances of the training split, and a twentieth as many
 of the others, with the codec in --codec, into --out; what that codec has made before, of the same
-voices and as many, is kept. Training reads the train and validation splits of all tasks. The same
-`train` command resumes a run that was stopped.
+voices and as many, is kept. A stage reads the train and validation splits of the folders that its
+mixture names, where --config.training.codes says. The same `train` command resumes a run that was
+stopped.
 """
 
 import json
