@@ -52,7 +52,7 @@ class Recipe:
     def stage_config(self, stage: str) -> ml_collections.ConfigDict:
         """Another stage's config with this one's changes to model, data and run.
 
-        What is in OWN stays a stage's own.
+        What is in OWN stays a stage's own, and of all but the codec's stages the mixture.
         """
         if stage == self.stage:
             return self.config
@@ -86,26 +86,39 @@ class Recipe:
         folder = ",".join([str(self.config.name), *changes])
         return Path("runs") / re.sub(r"[^\w.,=+-]", "_", folder) / stage
 
-    def run(self, stage: str | None = None, *, chain: tuple[str, ...] = ()) -> bool:
-        """Trains the stage to its end; False: stopped on the way, to be resumed."""
-        from omnijax.train.recipe import resolve, run_stage
+    def run(self, stage: str | None = None) -> bool:
+        """Trains the stage to its end; False: stopped on the way, to be resumed.
+
+        What cannot be trained is refused before the stages that come first.
+        """
+        from omnijax.train.recipe import run_stage
+
+        last = stage or self.stage
+        for stage in self._chain(last):
+            if stage != last:
+                print(f"{last} starts from {stage}: training {stage} first", flush=True)
+            workdir = self.workdir(stage)
+            print(f"{stage}: {workdir}", flush=True)
+            config = self.stage_config(stage).to_dict()
+            if not run_stage(config, workdir, self.workdir).finished:
+                return False
+        return True
+
+    def _chain(self, stage: str, after: tuple[str, ...] = ()) -> list[str]:
+        """The stage and, before it, what it starts from and is not there; each can be trained."""
+        from omnijax.train.recipe import resolve
         from omnijax.train.stages import WEIGHTS, Stage, from_dict
 
-        stage = stage or self.stage
+        if stage in after:
+            raise UserError(f"stages start from each other: {' -> '.join((*after, stage))}")
         config = self.stage_config(stage)
-        workdir = self.workdir(stage)
-        if not chain:  # what cannot be trained is refused before the stages that come first
-            resolve(config.to_dict())
-        if stage in chain:
-            raise UserError(f"stages start from each other: {' -> '.join((*chain, stage))}")
-        if not (workdir / "checkpoints").is_dir():
+        resolve(config.to_dict())
+        chain: list[str] = []
+        if not (self.workdir(stage) / "checkpoints").is_dir():
             for _, before in from_dict(Stage, config.stage.to_dict(), "config.stage.").sources():
                 if not before.startswith(WEIGHTS) and not self._complete(before):
-                    print(f"{stage} starts from {before}: training {before} first", flush=True)
-                    if not self.run(before, chain=(*chain, stage)):
-                        return False
-        print(f"{stage}: {workdir}", flush=True)
-        return run_stage(config.to_dict(), workdir, self.workdir).finished
+                    chain += self._chain(before, (*after, stage))
+        return [*dict.fromkeys(chain), stage]
 
     def _complete(self, stage: str) -> bool:
         from omnijax.train.recipe import is_finished

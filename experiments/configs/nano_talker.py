@@ -1,7 +1,8 @@
 """nano's Talker: 2.4 M parameters with its MTP, from scratch on OmniWorld's speech as codec frames.
 
 talker           ten voices, mostly in turns of four text tokens and four frames, as the demo speaks
-talker_speakers  thousands of drawn voices too, so that others can be cloned, and words in no order
+talker_speakers  drawn voices too, so that others can be cloned, and words in no order; and frames
+                 that cannot be trusted, so that it looks at its text
 talker_voices    more of several sentences, also with text held back: in turns of four it would
                  run ever further ahead of the speech of a long answer; and answers behind their
                  questions, whose media it reads by the Thinker's stream
@@ -10,7 +11,7 @@ talker_voices    more of several sentences, also with text held back: in turns o
 `--task=...`, of answers, of sentences in 2,000 drawn voices, so that others can be cloned, and of
 words in no order, so that it reads what it says.
 
-From random weights, 49, 31 and 28 minutes on one core; what they come to stands in
+From random weights 49, 31 and 28 minutes on one core; what they come to stands in
 experiments/README.md, "The recipe, run whole".
 """
 
@@ -40,8 +41,8 @@ CODES = {
     "say_words": Codes("words", 14_000),
 }
 RUNS = "runs/nano_codec"  # where the folders lie; elsewhere by --config.training.codes=...
-# Ten voices first, in sentences and answers: in a trial it so began to read three times sooner, by
-# that or by its turns of four. A stored utterance of each voice of the first folder is kept.
+# Ten voices first, in sentences and answers: in a trial it so began to read in under half of the
+# steps, by that or by its turns of four. An utterance of each voice of the first folder is kept.
 FEW = ("codes:codes=0.8", "codes:replies=0.2")
 ALL = ("codes:codes=0.25", "codes:replies=0.1", "codes:many=0.25", "codes:words=0.4")
 TURNS = ("chunked=0.9", "random=0.1")  # four text tokens and four frames, as the demo speaks
@@ -56,7 +57,7 @@ STAGES = {
             trains=TRAINS,
             mixture=FEW,
             steps=10_000,
-            batch=1,  # more steps rather than larger ones: a little ahead for the same examples
+            batch=1,
             tokens=1024,
             optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, end_fraction=0.1),
         ),

@@ -127,6 +127,12 @@ def starting_params(
         else:
             where = find(name)
             params, saved = read_params(where / "checkpoints")
+            if stage.objective == "talker" and saved["codec"] != config["codec"]:
+                raise UserError(
+                    f"{where} has learned codes of codec {saved['codec']}, the mixture's are of "
+                    f"{config['codec']}: give its codes, or begin there all the same by "
+                    f"--config.stage.starts_from=weights:{where}"
+                )
         first = SECTION.get(prefix.split("/")[0], WHOLE.get(stage.objective, ("model",)))
         section = SECTION.get(prefix, first)
         ours, theirs = _section(config, section), _section(saved, section)

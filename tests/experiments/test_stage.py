@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from experiments.configs import nano
 from experiments.configs.nano_talker import STAGES, TRAINING
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +34,7 @@ SHOWN = {
         ("codec_encoder", "codec_decoder"),
         "(config.training.losses.periodicity, config.training.frames)",
     ),
+    "--chain": ("s2", ("s2",), "recipe._chain(stage)"),
     "--show": (
         "s2",
         ("aut", "s2"),
@@ -97,6 +100,13 @@ CASES = {
         "--config.training.shown=0.6",
         "--config.training.codes=elsewhere",
         "--own",
+    ],
+    "chain": [f"--config={NANO}:s2", "--workdir=/nowhere/s2", "--chain"],
+    "broken chain": [
+        f"--config={NANO}:s2",
+        "--workdir=/nowhere/s2",
+        "--config.processor.patch_size=8",
+        "--chain",
     ],
     "pattern": [f"--config={NANO}:s2", "--config.model.decoder.pattern=full", "--show"],
     "workdir": [f"--config={NANO}:s2", "--workdir=/runs/mine/s2", "--show"],
@@ -165,6 +175,16 @@ def test_losses_are_a_stage_s_own_and_other_changes_reach_the_stages_before(answ
     noise, few = TRAINING["talker"].frame_noise, ",".join(STAGES["talker"].mixture)
     assert first == f"talker 0.0 0 {noise} False {few} 0.6 elsewhere"
     assert second == "talker_speakers 0.5 64 0.3 True codes:./mine=1 0.6 elsewhere"
+
+
+def test_what_a_stage_starts_from_comes_before_it_once(answers):
+    code, printed = answers["chain"]
+    name, *chain = re.findall(r"\w+", printed)
+    assert code == 0 and name == chain[-1] == "s2" and len({*chain}) == len(chain) > 5
+    for number, stage in enumerate(chain):
+        assert {before for _, before in nano.STAGES[stage].sources()} <= {*chain[:number]}
+    code, printed = answers["broken chain"]
+    assert code == 2 and "config.processor.patch_size is 8" in printed
 
 
 def test_attention_in_place_of_gdn_is_one_flag_and_has_its_own_folder(answers):

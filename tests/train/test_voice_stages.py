@@ -25,7 +25,7 @@ from omnijax.train import talker as talker_stage
 from omnijax.train.checkpoint import read_params, save_weights
 from omnijax.train.codec import CodecTraining, export_codec, load_codec
 from omnijax.train.objectives.codec import ENCODER, GENERATOR, JUDGES, PITCH, CodecLossConfig
-from omnijax.train.recipe import resolve, run_stage
+from omnijax.train.recipe import resolve, run_stage, starting_params
 from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, from_dict, to_dict
 from omnijax.train.talker import TalkerTraining
 
@@ -178,6 +178,12 @@ def test_a_talker_stage_trains_every_parameter_and_its_voice_is_packed(codes, tm
     for path, leaf in params_of(tmp_path / "whole").items():
         np.testing.assert_array_equal(leaf, ended[path], err_msg=path)
     assert not still(begun, ended)
+
+    config = resolve(config)
+    onward = from_dict(Stage, {**config["stage"], "starts_from": ("run",)})
+    assert starting_params(onward, config, tmp_path.joinpath)
+    with pytest.raises(UserError, match=r"learned codes of codec .*, the mixture's are of others"):
+        starting_params(onward, {**config, "codec": "others"}, tmp_path.joinpath)
 
     export_talker(tmp_path / "run", tmp_path / "voice" / "talker", SpeechConfig(context=True))
     with np.load(tmp_path / "voice" / "talker" / "voices.npz") as file:
