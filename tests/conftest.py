@@ -46,7 +46,7 @@ assert "omnijax" not in sys.modules, "omnijax was imported before its types coul
 jaxtyping.install_import_hook(checked_modules(), "beartype.beartype")
 
 
-MAPPINGS = Path("/proc/self/maps")  # of Linux, which gives a process 65,530 of them at most
+MAPPINGS = Path("/proc/self/maps")  # of Linux, where a process may have 65,530 by default
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -127,9 +127,10 @@ def starting_params(
         else:
             where = find(name)
             params, saved = read_params(where / "checkpoints")
-            if stage.objective == "talker" and saved["codec"] != config["codec"]:
+            learned = saved.get("codec")  # a Talker's: the mark of its codes
+            if stage.objective == "talker" and learned != config["codec"]:
                 raise UserError(
-                    f"{where} has learned codes of codec {saved['codec']}, the mixture's are of "
+                    f"{where} has learned codes of codec {learned}, the mixture's are of "
                     f"{config['codec']}: give its codes, or begin there all the same by "
                     f"--config.stage.starts_from=weights:{where}"
                 )
