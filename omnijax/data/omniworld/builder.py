@@ -26,7 +26,7 @@ class OmniWorld(tfds.core.GeneratorBasedBuilder):
     """A small world of coloured shapes, sounds and speech."""
 
     name = "omni_world"
-    VERSION = tfds.core.Version("1.8.0")  # another one whenever what is stored changes
+    VERSION = tfds.core.Version("1.9.0")  # another one whenever what is stored changes
 
     def __init__(
         self,

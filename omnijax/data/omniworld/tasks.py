@@ -79,6 +79,9 @@ def plan(index: int, split: str = "train", seed: int = 0) -> dict:
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
     made = _MAKERS[task](rng, split)
     made["meta"] |= {"task": task, "split": split}
-    media = [item | {"seed": [seed, zlib.crc32(split.encode()), index, k]}
+    # Of a name of their own: numpy pads a seed with zeros, so [..., index, 0] would draw again what
+    # the plan was drawn by, and the first thing rendered (a background) would tell the answer.
+    drawn = zlib.crc32(f"media {split}".encode())
+    media = [item | {"seed": [seed, drawn, index, k]}
              for k, item in enumerate(made.get("media", ()))]  # fmt: skip
     return {"id": f"{split}-{index:06d}", "task": task} | made | {"media": media}

@@ -20,7 +20,7 @@ from omnijax.media.audio import Audio
 
 SIZES = {"train": 60, "test": 10, "say": 3}
 # Of the first plans of each split, for the version below. Content changed? Raise the version too.
-CONTENT = ("1.8.0", "dcd8409ab8275ee7")
+CONTENT = ("1.9.0", "37a6fcb7e14afdfc")
 
 
 @pytest.fixture(scope="module")

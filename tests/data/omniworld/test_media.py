@@ -43,6 +43,24 @@ def test_another_seed_is_another_world():
     assert omniworld.plan(3, "train", seed=0) != omniworld.plan(3, "train", seed=1)
 
 
+@pytest.mark.parametrize("split", omniworld.SPLITS)
+def test_a_medium_is_drawn_by_none_of_the_numbers_that_its_plan_was_drawn_by(split, monkeypatch):
+    """Else what is drawn first of a picture, its background, would tell what is asked about it."""
+    seeds, make = [], np.random.default_rng
+
+    def noted(seed):
+        seeds.append(seed)
+        return make(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    for index in range(100):
+        seeds.clear()
+        made = omniworld.plan(index, split)
+        seeds += [item["seed"] for item in made["media"]]
+        first = [tuple(make(seed).random(2)) for seed in seeds]
+        assert len(first) > len(made["media"]) and len({*first}) == len(first)
+
+
 @pytest.mark.parametrize("index", one_of_each_task())
 def test_stored_bytes_give_back_what_was_rendered(index):
     for item in omniworld.plan(index)["media"]:
