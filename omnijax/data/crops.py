@@ -17,7 +17,7 @@ import numpy as np
 from omnijax.data.batch import Fill, RowBudget
 from omnijax.data.examples import sound_of
 from omnijax.data.mixture import mix, open_mixture, order_fingerprint
-from omnijax.data.pipeline import Pipeline
+from omnijax.data.pipeline import Pipeline, rows_of
 from omnijax.data.sources import Source
 from omnijax.errors import UserError
 from omnijax.media.audio import Audio, check_audio, resample
@@ -154,8 +154,11 @@ def make_crops_pipeline(
     *,
     processor: ProcessorConfig,
     sources: Mapping[str, Source] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Pipeline:
-    """Batches of `CodecBatch`, with the state that a checkpoint keeps."""
+    """Batches of `CodecBatch`, this process's rows, with the state that a checkpoint keeps."""
+    mine = rows_of(config.batch_size, process_index, process_count)
     opened = open_mixture(
         config.mixture, split=config.split, data_dir=config.data_dir, sources=sources
     )
@@ -165,6 +168,7 @@ def make_crops_pipeline(
     mixed = mixed.random_map(cropped, seed=config.seed)
 
     def collate(crops: Sequence[_Crop]) -> tuple[CodecBatch, Fill]:
+        crops = crops[mine]
         samples = np.stack([piece.samples for piece in crops]).astype(np.float32)
         lengths = np.array([piece.length for piece in crops], np.int32)
         heard = hear(samples, processor) if config.heard else None

@@ -210,6 +210,14 @@ class Pipeline(Iterator):
         }
 
 
+def rows_of(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The rows of a batch that are this process's."""
+    if batch_size % process_count:
+        raise UserError(f"batch_size is {batch_size}, no multiple of the {process_count} processes")
+    rows = batch_size // process_count
+    return slice(process_index * rows, (process_index + 1) * rows)
+
+
 def make_pipeline(
     config: PipelineConfig,
     *,
@@ -220,14 +228,11 @@ def make_pipeline(
     process_index: int = 0,
     process_count: int = 1,
 ) -> "Pipeline":
-    """Batches for this process: give `jax.process_index()` and `jax.process_count()`.
+    """Batches of this process's run of rows, the `process_index`-th of `process_count` equal ones.
 
     sources: opened sources by their name in the mixture; the others are opened by name.
     """
-    if config.batch_size % process_count:
-        raise UserError(
-            f"batch_size is {config.batch_size}, no multiple of the {process_count} processes"
-        )
+    mine = range(config.batch_size)[rows_of(config.batch_size, process_index, process_count)]
     shards = config.data_shards
     if shards % process_count and process_count % shards:
         raise UserError(f"data_shards {shards} neither divides {process_count} processes nor back")
@@ -249,9 +254,7 @@ def make_pipeline(
     finish = Finish(config, processor.audio_window_chunks)
     mixed = mixed.random_map(finish, seed=config.seed)
 
-    rows = config.batch_size // process_count
-    shard_rows = config.batch_size // shards
-    mine = range(process_index * rows, (process_index + 1) * rows)
+    rows, shard_rows = len(mine), config.batch_size // shards
 
     def take(shard: int) -> tuple[int, range]:
         first = shard * shard_rows

@@ -281,7 +281,7 @@ def open_sources(
     ``omniworld[/TASK[+TASK]]`` · ``omniworld_live[/TASK[+TASK]]`` · ``folder:PATH`` ·
     ``tfds:NAME[:SPLIT]`` · ``codes:PATH`` (speech as a codec's frames, for the Talker)
 
-    ``omniworld_live`` makes examples as they are read, in training ever new ones.
+    ``omniworld_live`` makes examples as they are read, in training of as many as `LIVE_TRAIN` says.
 
     A SPLIT of its own is what a source trains on; it is never read in place of another `split`.
     """

@@ -15,7 +15,7 @@ import numpy as np
 from omnijax.data.batch import Fill, RowBudget
 from omnijax.data.codes import CodesSource, ThinkerStream, Utterance, check_codec
 from omnijax.data.mixture import mix, open_mixture, order_fingerprint
-from omnijax.data.pipeline import Pipeline
+from omnijax.data.pipeline import Pipeline, rows_of
 from omnijax.errors import UserError
 from omnijax.models.talker import aria
 from omnijax.models.talker.config import TalkerConfig
@@ -257,8 +257,11 @@ def make_talker_pipeline(
     talker: TalkerConfig,
     tokenizer: Tokenizer,
     sources: Mapping[str, CodesSource] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Pipeline:
-    """Batches of `TalkerBatch`, with the state that a checkpoint keeps."""
+    """Batches of `TalkerBatch`, this process's rows, with the state that a checkpoint keeps."""
+    mine = rows_of(config.batch_size, process_index, process_count)
     opened = open_mixture(config.mixture, split=config.split, sources=sources)
     for name, source in opened.items():
         if not isinstance(source, CodesSource):
@@ -283,7 +286,7 @@ def make_talker_pipeline(
     ).map(lambda row: _Packed([item.row for item in row["item"]]))
 
     def collate(packed: Sequence["_Packed"]):
-        documents = [row.documents for row in packed]
+        documents = [row.documents for row in packed[mine]]
         batch = collate_talker(
             talker, documents, max_tokens=config.max_tokens, max_hidden=config.max_hidden
         )

@@ -5,8 +5,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from omnijax.data import Pipeline, PipelineConfig, make_pipeline
 from omnijax.errors import UserError
 from omnijax.media.processor import ProcessorConfig
@@ -17,6 +15,7 @@ from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.kinds import Config, Kind, memory_gb, open_tokenizer
 from omnijax.train.objectives.aed import aed_objective
 from omnijax.train.objectives.lm import lm_objective
+from omnijax.train.processes import ALONE, Share
 from omnijax.train.stages import RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Objective
 
@@ -83,16 +82,16 @@ def pipeline_config(stage: Stage, run: RunConfig, split: str) -> PipelineConfig:
     )
 
 
-def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
-    """Batches of a split; in training this process's share."""
-    shares = {}
-    if split == "train":
-        shares = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+def data(
+    config: Config, stage: Stage, run: RunConfig, split: str, share: Share = ALONE
+) -> Pipeline:
+    """Batches of a split, this process's share of their rows."""
     return make_pipeline(
         pipeline_config(stage, run, split),
         tokenizer=open_tokenizer(config["tokenizer"]),
         processor=from_dict(ProcessorConfig, config["processor"], "config.processor."),
-        **shares,
+        process_index=share.index,
+        process_count=share.count,
     )
 
 

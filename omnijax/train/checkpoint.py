@@ -24,6 +24,7 @@ from safetensors.flax import load_file, save_file
 from omnijax.errors import UserError
 from omnijax.files import whole
 from omnijax.sharding import flatten, unflatten
+from omnijax.train.processes import is_first, wait_for_all
 from omnijax.train.state import Params, TrainState
 
 FLOAT32_ALWAYS = re.compile(r"(A_log|dt_bias)$")  # never cast: bfloat16 decays are off by 150 %
@@ -85,8 +86,10 @@ class Checkpointer:
         )
         logging.getLogger("absl").setLevel(logging.ERROR)
         try:
-            for part in self.directory.glob("*orbax-checkpoint-tmp*"):
-                shutil.rmtree(part)  # what a kill left half written
+            if is_first():
+                for part in self.directory.glob("*orbax-checkpoint-tmp*"):
+                    shutil.rmtree(part)  # what a kill left half written
+            wait_for_all("checkpoints")
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise UserError(f"cannot use {self.directory} for checkpoints: {error}") from None

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from omnijax.errors import UserError
 from omnijax.text.tokenizer import Tokenizer
+from omnijax.train.processes import Share
 from omnijax.train.stages import RunConfig, Stage
 from omnijax.train.state import Objective
 
@@ -19,13 +20,14 @@ class Kind(NamedTuple):
 
     sections: config class of each section that decides what is learned, beside "stage".
     resolve: the config with what follows from other parts of it; raises where parts do not fit.
-    data: (config, stage, run, split) -> batches with `get_state`, `set_state` and `close`.
+    data: (config, stage, run, split, share) -> batches, of this process's share of the rows, with
+        `get_state`, `set_state` and `close`.
     objective: (config, stage, a batch for its shapes) -> what is optimised.
     """
 
     sections: Mapping[str, type]
     resolve: Callable[[Config], dict[str, Any]]
-    data: Callable[[Config, Stage, RunConfig, str], Any]
+    data: Callable[[Config, Stage, RunConfig, str, Share], Any]
     objective: Callable[[Config, Stage, Any], Objective]
 
 

@@ -28,12 +28,15 @@ class MetricWriter:
     """Writes `metrics.jsonl` and TensorBoard events under a run's directory.
 
     resume_step: lines of later steps are dropped, so a run that was killed and resumed has each
-    step once.
+    step once. write: False in all processes of a run but one.
     """
 
-    def __init__(self, workdir: str | Path, *, resume_step: int = 0):
+    def __init__(self, workdir: str | Path, *, resume_step: int = 0, write: bool = True):
         from tensorboardX import SummaryWriter
 
+        self._write = write
+        if not write:
+            return
         self._path = Path(workdir) / "metrics.jsonl"
         if self._path.exists():
             kept = []
@@ -51,6 +54,8 @@ class MetricWriter:
             self._board = SummaryWriter(board, purge_step=resume_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        if not self._write:
+            return
         rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
         with writing(self._path):
             self._file.write(json.dumps({"step": step, **rounded}) + "\n")
@@ -59,7 +64,7 @@ class MetricWriter:
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        for file in (self._file, self._board):
+        for file in (self._file, self._board) if self._write else ():
             with contextlib.suppress(OSError):  # a full disk has been told of already
                 file.close()
 

@@ -14,6 +14,7 @@ from omnijax.generate.speech import SpeechConfig
 from omnijax.models.talker import Talker, TalkerConfig
 from omnijax.train.kinds import Config, Kind, check_unused, open_tokenizer
 from omnijax.train.objectives.talker import talker_objective
+from omnijax.train.processes import ALONE, Share
 from omnijax.train.stages import RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Objective
 
@@ -114,8 +115,10 @@ def code_folders(stage: Stage) -> dict[str, Path]:
     return folders
 
 
-def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
-    """Packed rows of a split's speech."""
+def data(
+    config: Config, stage: Stage, run: RunConfig, split: str, share: Share = ALONE
+) -> Pipeline:
+    """Packed rows of a split's speech, this process's share of them."""
     training = from_dict(TalkerTraining, config["training"], "config.training.")
     draws = {f.name: getattr(training, f.name) for f in dataclasses.fields(TalkerDraws)}
     return make_talker_pipeline(
@@ -131,6 +134,8 @@ def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
         ),
         talker=from_dict(TalkerConfig, config["talker"], "config.talker."),
         tokenizer=open_tokenizer(config["tokenizer"]),
+        process_index=share.index,
+        process_count=share.count,
     )
 
 

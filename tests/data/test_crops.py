@@ -23,10 +23,11 @@ class Clips:
 
 
 def pipeline(**fields):
+    where = {k: fields.pop(k) for k in ("process_index", "process_count") if k in fields}
     config = CropsConfig(
         **{"mixture": (("clips", 1.0),), "batch_size": 4, "samples": 19_200} | fields
     )
-    return make_crops_pipeline(config, processor=PROCESSOR, sources={"clips": Clips()})
+    return make_crops_pipeline(config, processor=PROCESSOR, sources={"clips": Clips()}, **where)
 
 
 def test_a_crop_is_a_run_of_the_clips_samples_and_a_short_clip_is_followed_by_silence():
@@ -41,6 +42,15 @@ def test_a_crop_is_a_run_of_the_clips_samples_and_a_short_clip_is_followed_by_si
         assert batch.counts() == (sum(lengths[-4:]),) * 2
     assert min(lengths) < 19_200 == max(lengths)
     stream.close()
+
+
+def test_processes_share_a_batch_s_rows():
+    whole = next(pipeline())
+    parts = [next(pipeline(process_index=i, process_count=2)) for i in range(2)]
+    np.testing.assert_array_equal(np.concatenate([p.samples for p in parts]), whole.samples)
+    np.testing.assert_array_equal(np.concatenate([p.heard.mel for p in parts]), whole.heard.mel)
+    with pytest.raises(UserError, match="batch_size is 4, no multiple of the 3 processes"):
+        pipeline(process_count=3)
 
 
 def test_the_teacher_hears_the_crop_in_whole_chunks():

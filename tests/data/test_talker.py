@@ -77,9 +77,18 @@ def config(**fields):
 
 
 def pipeline(source, **fields):
+    where = {k: fields.pop(k) for k in ("process_index", "process_count") if k in fields}
     return make_talker_pipeline(
-        config(**fields), talker=TALKER, tokenizer=TOKENIZER, sources={SOURCE: source}
+        config(**fields), talker=TALKER, tokenizer=TOKENIZER, sources={SOURCE: source}, **where
     )
+
+
+def test_processes_share_a_batch_s_rows(source):
+    whole = next(pipeline(source, batch_size=4))
+    parts = [next(pipeline(source, batch_size=4, process_index=i, process_count=2)) for i in (0, 1)]
+    ours, theirs = (np.concatenate([part.kinds for part in parts]), whole.kinds)
+    np.testing.assert_array_equal(ours, theirs)
+    assert parts[0].kinds.shape[0] == 2 and not np.array_equal(parts[0].kinds, parts[1].kinds)
 
 
 def test_what_is_written_is_read(source):
