@@ -1,6 +1,7 @@
 """Runs one stage of a config, and before it the stages it starts from where they are missing."""
 
 import re
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives; by default runs/NAME[,changes of the model]/STAGE."
 )
-
+DISTRIBUTED = flags.DEFINE_string(
+    "distributed",
+    None,
+    "Train in several processes, which all get the same command: auto (a pod's hosts, Slurm, MPI) "
+    "or HOST:PORT,INDEX,COUNT. --workdir, or the runs, must lie where all of them see them.",
+)
 
 # What a stage of the voice has for itself: changed, no other stage changes with it.
 OWN = (
@@ -86,35 +92,41 @@ class Recipe:
         folder = ",".join([str(self.config.name), *changes])
         return Path("runs") / re.sub(r"[^\w.,=+-]", "_", folder) / stage
 
-    def run(self, stage: str | None = None) -> bool:
-        """Trains the stage to its end; False: stopped on the way, to be resumed.
+    def run(self, stage: str | None = None) -> int:
+        """Trains the stage to its end, or until it is stopped, to be resumed.
 
-        What cannot be trained is refused before the stages that come first.
+        What cannot be trained is refused before the stages that come first, as far as it can be
+        told without its model. Returns the exit status: 0; stopped by Ctrl-C 130, otherwise 143.
         """
+        from omnijax.train.processes import is_first, wait_for_all
         from omnijax.train.recipe import run_stage
 
         last = stage or self.stage
-        for stage in self._chain(last):
-            if stage != last:
-                print(f"{last} starts from {stage}: training {stage} first", flush=True)
+        chain = self._chain(last)
+        wait_for_all("chain")  # None trains before all have seen what is there.
+        for stage in chain:
             workdir = self.workdir(stage)
-            print(f"{stage}: {workdir}", flush=True)
+            if is_first():
+                if stage != last:
+                    print(f"{last} starts from {stage}: training {stage} first", flush=True)
+                print(f"{stage}: {workdir}", flush=True)
             config = self.stage_config(stage).to_dict()
-            if not run_stage(config, workdir, self.workdir).finished:
-                return False
-        return True
+            result = run_stage(config, workdir, self.workdir)
+            if not result.finished:
+                return 130 if result.signal == signal.SIGINT else 143
+        return 0
 
     def _chain(self, stage: str, after: tuple[str, ...] = ()) -> list[str]:
         """The stage and, before it, what it starts from and is not there; each can be trained."""
-        from omnijax.train.recipe import resolve
+        from omnijax.train.recipe import check_stage, steps_of
         from omnijax.train.stages import WEIGHTS, Stage, from_dict
 
         if stage in after:
             raise UserError(f"stages start from each other: {' -> '.join((*after, stage))}")
         config = self.stage_config(stage)
-        resolve(config.to_dict())
+        check_stage(config.to_dict())
         chain: list[str] = []
-        if not (self.workdir(stage) / "checkpoints").is_dir():
+        if not steps_of(self.workdir(stage)):
             for _, before in from_dict(Stage, config.stage.to_dict(), "config.stage.").sources():
                 if not before.startswith(WEIGHTS) and not self._complete(before):
                     chain += self._chain(before, (*after, stage))
@@ -130,6 +142,8 @@ def from_flags(default_stage: str) -> Recipe:
     """The recipe that --config and --workdir name."""
     if CONFIG.value is None:
         raise UserError("give --config=FILE:STAGE, for instance experiments/configs/nano.py:s2")
+    if WORKDIR.value and "://" in WORKDIR.value:
+        raise UserError(f"--workdir is {WORKDIR.value}: runs lie on a disk, local or mounted")
     path, _, stage = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     return Recipe(path, stage or default_stage, CONFIG.value, WORKDIR.value)
 
@@ -140,9 +154,13 @@ def main_of(objective: str, default_stage: str) -> int:
 
     compilation_cache()
     recipe = from_flags(default_stage)
+    if DISTRIBUTED.value:
+        from omnijax.train.processes import join
+
+        join(DISTRIBUTED.value)
     if recipe.config.stage.objective != objective:
         raise UserError(
             f"stage {recipe.stage} has objective {recipe.config.stage.objective!r}, "
             f"this experiment trains {objective!r}"
         )
-    return 0 if recipe.run() else 143
+    return recipe.run()

@@ -1,7 +1,8 @@
 """Augmentation inside the step: of mel (another vocal tract, another level, noise, masks) and of
 the answer read so far.
 
-What changes mel is drawn per attention window, so one clip sounds like one speaker in one room.
+What changes mel is drawn per attention window: a clip within one sounds like one speaker in one
+room, a longer one changes from window to window.
 """
 
 import jax

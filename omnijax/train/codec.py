@@ -16,6 +16,7 @@ from omnijax.models.thinker import ThinkerConfig
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
 from omnijax.train.kinds import Config, Kind, check_unused, weights_folder
 from omnijax.train.objectives.codec import PITCH, CodecLossConfig, check_losses, codec_objective
+from omnijax.train.processes import ALONE, Share
 from omnijax.train.stages import RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Objective, Params
 
@@ -28,8 +29,8 @@ class CodecTraining:
 
     frames: int = 20  # a crop
     # Codebook 0 learns to carry what an AuT makes of the crop: that of these weights; "": none.
-    # A stage that starts from another takes the teacher over with the rest; one of Code2Wav alone
-    # has none.
+    # Where a stage starts from another with a teacher, that one goes on; one of Code2Wav alone has
+    # none.
     teacher: str = "weights:nano"
     decoded: bool = True  # False: the encoder and the codebooks alone
     encoded: bool = True  # False: Code2Wav alone, on codes that stay as they are
@@ -69,8 +70,8 @@ def resolve(config: Config) -> dict[str, Any]:
                 "teacher's chunks, they must be whole ones"
             )
     stage = dict(config["stage"])
-    if training.teacher and not stage["starts_from"]:
-        stage["starts_from"] = [f"audio={training.teacher}"]
+    if training.teacher and all(prefix != "audio" for prefix, _ in given.sources()):
+        stage["starts_from"] = [f"audio={training.teacher}", *given.starts_from]  # later ones win
     if training.losses.pitch and PITCH not in given.trains:
         trains = dataclasses.replace(given, trains=(*given.trains, PITCH))
         stage["trains"] = to_dict(trains)["trains"]
@@ -78,8 +79,10 @@ def resolve(config: Config) -> dict[str, Any]:
     return {**config, **json.loads(json.dumps(parts))}
 
 
-def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
-    """Crops of a split's speech."""
+def data(
+    config: Config, stage: Stage, run: RunConfig, split: str, share: Share = ALONE
+) -> Pipeline:
+    """Crops of a split's speech, this process's share of them."""
     codec = from_dict(CodecConfig, config["codec"], "config.codec.")
     training = from_dict(CodecTraining, config["training"], "config.training.")
     crops = CropsConfig(
@@ -94,7 +97,9 @@ def data(config: Config, stage: Stage, run: RunConfig, split: str) -> Pipeline:
         threads=run.reading_threads,
     )
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
-    return make_crops_pipeline(crops, processor=processor)
+    return make_crops_pipeline(
+        crops, processor=processor, process_index=share.index, process_count=share.count
+    )
 
 
 def objective(config: Config, stage: Stage, example: Any) -> Objective:

@@ -17,6 +17,16 @@ from omnijax.files import whole
 from omnijax.sharding import flatten, make_mesh, partition_spec, unflatten
 from omnijax.train.checkpoint import Checkpointer, abstract
 from omnijax.train.metrics import MetricWriter, Report
+from omnijax.train.processes import (
+    ALONE,
+    Share,
+    in_any,
+    is_first,
+    place,
+    place_rows,
+    share_of,
+    summed,
+)
 from omnijax.train.stages import RunConfig, Stage
 from omnijax.train.state import (
     Objective,
@@ -39,24 +49,23 @@ class Result(NamedTuple):
     step: int
     state: TrainState
     metrics: dict[str, float]  # the last report, with `eval_` values
+    signal: int | None = None  # that stopped it, in this process
 
 
 class Diverged(UserError):
     """The loss or a gradient is no longer finite."""
 
 
-def place_batch(batch: Any, mesh: Mesh) -> Any:
-    """Host arrays (this process's rows) -> device arrays, rows spread over the mesh."""
+def place_batch(batch: Any, mesh: Mesh, share: Share = ALONE) -> Any:
+    """Host arrays (this process's share of the rows) -> device arrays, spread over the mesh."""
 
     def place(path: tuple, x: np.ndarray) -> jax.Array:
         x = np.asarray(x)
-        rows_second = getattr(path[-1], "name", "") == "positions"
-        axes = (None, "batch") if rows_second else ("batch",)
-        axes = (*axes, *(None,) * (x.ndim - len(axes)))
-        where = NamedSharding(mesh, partition_spec(x.shape, axes, mesh))
-        if jax.process_count() == 1:
-            return jax.device_put(x, where)
-        return jax.make_array_from_process_local_data(where, x)
+        rows = 1 if getattr(path[-1], "name", "") == "positions" else 0
+        shape, axes = list(x.shape), [None] * x.ndim
+        shape[rows], axes[rows] = share.count * x.shape[rows], "batch"
+        where = NamedSharding(mesh, partition_spec(shape, axes, mesh))
+        return place_rows(x, where, rows, share)
 
     return jax.tree_util.tree_map_with_path(place, batch)
 
@@ -102,12 +111,13 @@ def evaluate(
     batches: Iterator[Any],
     count: int,
     mesh: Any,
+    share: Share = ALONE,
 ) -> dict[str, float]:
     """Mean loss and metrics over up to `count` batches."""
     sums: dict[str, float] = {}
     weight = 0.0
     for _, batch in zip(range(count), batches, strict=False):
-        losses = step(params, place_batch(batch, mesh))
+        losses = step(params, place_batch(batch, mesh, share))
         weight += float(losses.weight)
         for name, value in {"loss": losses.total, **losses.metrics}.items():
             sums[name] = sums.get(name, 0.0) + float(value)
@@ -162,11 +172,12 @@ def fit(
         else:
             params = _first_params(stage, fresh, shapes.params, where.params, start)
             state = jax.jit(around, out_shardings=where)(params)
-        with whole(workdir / "config.json") as partial:
-            partial.write_text(json.dumps(config, indent=2) + "\n")
+        if is_first():
+            with whole(workdir / "config.json") as partial:
+                partial.write_text(json.dumps(config, indent=2) + "\n")
         step = int(state.step)
-        writer = MetricWriter(workdir, resume_step=step)
-        report = Report(stage.name, stage.steps, done=step, show=run.progress)
+        writer = MetricWriter(workdir, resume_step=step, write=is_first())
+        report = Report(stage.name, stage.steps, done=step, show=run.progress and is_first())
         try:
             return _run(
                 stage, objective, data, state, where, optimizer, checkpoints, writer, report,
@@ -203,7 +214,7 @@ def _first_params(
             )
     flat = {} if set(given) == set(needed) else flatten(jax.jit(fresh, out_shardings=where)())
     for path, leaf in given.items():
-        flat[path] = jax.device_put(leaf.astype(needed[path].dtype), places[path])
+        flat[path] = place(leaf.astype(needed[path].dtype), places[path])
     return unflatten(flat)
 
 
@@ -232,6 +243,7 @@ def _run(
         shardings=where,
     )
     eval_step = make_eval_step(objective)
+    share = share_of(mesh, stage.batch)
     step = int(state.step)
     last: dict[str, float] = {}
     started = saved_at = now = time.monotonic()
@@ -241,7 +253,7 @@ def _run(
     def evaluation() -> dict[str, float]:
         if eval_data is None:
             return {}
-        return evaluate(eval_step, eval_params(state), eval_data(), run.eval_batches, mesh)
+        return evaluate(eval_step, eval_params(state), eval_data(), run.eval_batches, mesh, share)
 
     def check(values: Mapping[str, Any]) -> None:
         loss, norm = float(values["loss"]), float(values["grad_norm"])
@@ -258,7 +270,8 @@ def _run(
         checkpoints.save(state, data.get_state())
         saved_at = time.monotonic()
 
-    while step < stage.steps and stop.signal is None:
+    (stopping,) = in_any(stop.signal is not None)
+    while step < stage.steps and not stopping:
         asked = time.monotonic()
         try:
             batch = next(data)
@@ -269,7 +282,7 @@ def _run(
         if pending is None or pending["loss"].is_ready():  # else the device was at work meanwhile
             window["wait"] += time.monotonic() - asked
         tokens, targets = _counts(batch)
-        placed = place_batch(batch, mesh)
+        placed = place_batch(batch, mesh, share)
         if pending is not None:
             jax.block_until_ready(pending)  # at most one step ahead of the device
         state, pending = train_step(state, placed)
@@ -279,14 +292,16 @@ def _run(
         window["targets"] += targets
         report.step(step)
         ends = step == stage.steps
-        if step % run.log_every == 0 or ends:
+        told = step % run.log_every == 0 or ends
+        if told:
             values = {name: float(value) for name, value in pending.items()}
             now = time.monotonic()
             taken = max(now - window["start"], 1e-9)
+            tokens, targets = summed(share, window["tokens"], window["targets"])
             speed = {
                 "step_seconds": taken / window["steps"],
-                "tokens_per_second": window["tokens"] / taken,
-                "targets_per_second": window["targets"] / taken,
+                "tokens_per_second": tokens / taken,
+                "targets_per_second": targets / taken,
                 "data_wait_share": window["wait"] / taken,
             }
             if dropped := getattr(data, "dropped", 0):
@@ -306,24 +321,28 @@ def _run(
                 },
             )
             window = {"start": now, "steps": 0, "tokens": 0, "targets": 0, "wait": 0.0}
+        due = bool(run.save_every) and step % run.save_every == 0
+        # Several processes look at their signals and clocks where they wait for the device anyway.
+        if told or jax.process_count() == 1:
+            now = time.monotonic()
+            late = bool(run.save_minutes) and now - saved_at > 60 * run.save_minutes
+            limit = bool(run.time_limit_minutes) and now - started > 60 * run.time_limit_minutes
+            late, stopping = in_any(late, limit or stop.signal is not None)
+            due = due or late
+        paused = time.monotonic()
+        if due or ends:
+            save()  # first: an evaluation that fails loses nothing
         if ends or (run.eval_every and step % run.eval_every == 0):
             values = evaluation()
             if values:
                 last |= values
                 writer.write(step, values)
                 report.say(f"{stage.name} {step}: " + _words(values))
-            window["start"] = time.monotonic()
-        due = run.save_every and step % run.save_every == 0
-        due = due or (run.save_minutes and time.monotonic() - saved_at > 60 * run.save_minutes)
-        if due or ends:
-            save()
-            window["start"] = time.monotonic()
-        if run.time_limit_minutes and time.monotonic() - started > 60 * run.time_limit_minutes:
-            break
+        window["start"] += time.monotonic() - paused  # what is no step counts for no step
     if step < stage.steps:
         save()
         report.say(f"{stage.name}: stopped at step {step} of {stage.steps} with a checkpoint")
-    return Result(step >= stage.steps, step, state, last)
+    return Result(step >= stage.steps, step, state, last, stop.signal)
 
 
 def _words(values: Mapping[str, float]) -> str:

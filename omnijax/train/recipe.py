@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from omnijax.train.checkpoint import (
 from omnijax.train.codec import CODEC
 from omnijax.train.kinds import Kind, weights_folder
 from omnijax.train.loop import Result, fit
+from omnijax.train.processes import share_of
 from omnijax.train.stages import WEIGHTS, RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Params
 from omnijax.train.talker import TALKER
@@ -56,8 +57,6 @@ WHOLE = {"codec": ("codec",), "talker": ("talker",)}  # the same where a stage t
 
 def check_rows(stage: Stage, mesh: Mesh | AbstractMesh) -> None:
     """Each device that shares a batch must get rows of its own."""
-    if jax.process_count() > 1:
-        raise UserError(f"training runs in one process, this one is of {jax.process_count()}")
     rows = stage.batch // stage.accumulate
     ways = math.prod(mesh.shape[axis] for axis in LOGICAL_AXES.batch)
     if rows % ways:
@@ -80,14 +79,12 @@ def mesh_sizes(sizes: Mapping[str, int], stage: Stage, devices: int) -> dict[str
 
 
 def mesh_of(sizes: Mapping[str, int], stage: Stage) -> Mesh:
-    """The mesh of a stage; devices that it leaves idle are told of."""
-    devices = jax.devices()
+    """The mesh of a stage, over as many devices as it needs."""
+    # A host's devices beside each other, so that its rows are one run.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     sizes = mesh_sizes(sizes, stage, len(devices))
     total = math.prod(sizes.values())
-    if 1 <= total < len(devices):
-        log.warning("%s uses %d of %d devices", stage.name, total, len(devices))
-        devices = devices[:total]
-    return make_mesh(**sizes, devices=devices)
+    return make_mesh(**sizes, devices=devices[:total] if total >= 1 else devices)
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,16 +180,36 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
+def check_stage(config: Mapping[str, Any]) -> None:
+    """Raises for what is wrong with a stage as far as it can be told without its model."""
+    config = resolve(config)
+    stage = from_dict(Stage, config["stage"], "config.stage.")
+    run = from_dict(RunConfig, config["run"], "config.run.")
+    check_rows(stage, mesh_of(config["mesh"], stage))
+    names = [name for name, _ in stage.weights()]
+    for split in ("train", run.eval_split if run.eval_batches else ""):
+        if split:
+            open_sources(names, split=split, data_dir=run.data_dir or None)
+    for _, name in stage.sources():
+        where = weights_folder(name.removeprefix(WEIGHTS))
+        if name.startswith(WEIGHTS) and not where.is_dir():
+            raise UserError(f"stage {stage.name} starts from {name}: there is no folder {where}")
+
+
+def steps_of(workdir: Path) -> list[int]:
+    """The steps of which a run has checkpoints."""
+    return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
+
+
 def is_finished(workdir: Path, config: Mapping[str, Any]) -> bool:
     """Whether a stage's last step has its checkpoint; raises if it is another recipe's."""
-    folder = workdir / "checkpoints"
-    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+    steps = steps_of(workdir)
     if not steps:
         return False
     config = resolve(config)
     saved = json.loads((workdir / "config.json").read_text())
     check_same_config(comparable(saved), comparable(config), workdir)
-    return max(steps) >= config["stage"]["steps"]
+    return steps[-1] >= config["stage"]["steps"]
 
 
 def run_stage(config: Mapping[str, Any], workdir: Path, find: Callable[[str], Path]) -> Result:
@@ -203,21 +220,18 @@ def run_stage(config: Mapping[str, Any], workdir: Path, find: Callable[[str], Pa
     kind = KINDS[stage.objective]
     mesh = mesh_of(config["mesh"], stage)
     check_rows(stage, mesh)
-    data = kind.data(config, stage, run, "train")
-    if run.eval_split and run.eval_batches:  # a split that is missing is said now, not at the end
-        names = [name for name, _ in stage.weights()]
-        open_sources(names, split=run.eval_split, data_dir=run.data_dir or None)
+    if mesh.size < len(jax.devices()):
+        log.warning("%s uses %d of %d devices", stage.name, mesh.size, len(jax.devices()))
+    share = share_of(mesh, stage.batch)
+    kept: list[Any] = []
+    if run.eval_split and run.eval_batches:  # what cannot be read is said now, not at the end
+        held_out = kind.data(config, stage, run, run.eval_split, share)
+        kept.extend(batch for batch, _ in zip(held_out, range(run.eval_batches), strict=False))
+        held_out.close()
+    data = kind.data(config, stage, run, "train", share)
     fresh = data.get_state()
     example = next(data)
     data.set_state(fresh)
-    kept: list[Any] = []
-
-    def eval_batches() -> Iterator[Any]:
-        if not kept and run.eval_batches:
-            held_out = kind.data(config, stage, run, run.eval_split)
-            kept.extend(batch for batch, _ in zip(held_out, range(run.eval_batches), strict=False))
-            held_out.close()
-        return iter(kept)
 
     def start() -> Params | None:
         return starting_params(stage, config, find)
@@ -233,7 +247,7 @@ def run_stage(config: Mapping[str, Any], workdir: Path, find: Callable[[str], Pa
             run=run,
             mesh=mesh,
             start=start,
-            eval_data=eval_batches if run.eval_split else None,
+            eval_data=(lambda: iter(kept)) if kept else None,
         )
     finally:
         data.close()

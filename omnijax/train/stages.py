@@ -174,6 +174,15 @@ class RunConfig:
     cache_gb: float = 8.0  # memory for rendered examples; at most 30 % of the machine's
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        for field in ("log_every", "keep"):
+            if getattr(self, field) < 1:
+                raise UserError(f"run.{field} is {getattr(self, field)}, it must be at least 1")
+        for field in ("eval_every", "eval_batches", "save_every", "save_minutes", "cache_gb",
+                      "time_limit_minutes"):  # fmt: skip
+            if getattr(self, field) < 0:
+                raise UserError(f"run.{field} is {getattr(self, field)}, it must not be negative")
+
     @property
     def reading_threads(self) -> int:
         return min(os.cpu_count() or 1, 16) if self.threads == -1 else self.threads

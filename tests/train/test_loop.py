@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from omnijax.errors import UserError
-from omnijax.train import Diverged, Objective
+from omnijax.train import Diverged, Objective, loop
 from omnijax.train.metrics import MetricWriter
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -142,6 +143,48 @@ def test_data_that_ends_too_early_is_a_user_error(tmp_path):
 
     with pytest.raises(UserError, match="data of stage toy ended at step 2 of 12"):
         toy_run.run(tmp_path, data=Short())
+
+
+def test_an_evaluation_that_fails_at_the_end_loses_no_step(tmp_path, monkeypatch):
+    class Broken(toy_run.Data):
+        def __next__(self):
+            raise UserError("a row does not fit")
+
+    monkeypatch.setattr(toy_run, "Data", Broken)
+    with pytest.raises(UserError, match="a row does not fit"):
+        toy_run.run(tmp_path, data=Broken.__bases__[0](), save_every=0)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["12"]
+
+
+def test_the_time_of_a_save_or_an_evaluation_counts_for_no_step_and_no_step_is_lost(
+    tmp_path, monkeypatch
+):
+    """Steps of 0.1 s by a clock that only data and checkpoints move; a save takes 10 s."""
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Slow(toy_run.Data):
+        def __next__(self):
+            now[0] += 0.1
+            return super().__next__()
+
+    save = loop.Checkpointer.save
+
+    def slowly(*args):
+        now[0] += 10
+        save(*args)
+
+    monkeypatch.setattr(loop.Checkpointer, "save", slowly)
+    toy_run.run(tmp_path, data=Slow(), log_every=4, save_every=3)
+    told = [line["step_seconds"] for line in lines(tmp_path) if "step_seconds" in line]
+    assert told == pytest.approx([0.1] * 3)
+
+
+def test_a_result_says_which_signal_stopped_the_run(tmp_path):
+    data = Interrupting()
+    data.signal = signal.SIGINT
+    assert toy_run.run(tmp_path, data=data).signal == signal.SIGINT
+    assert toy_run.run(tmp_path).signal is None
 
 
 def test_a_stage_starts_from_the_parameters_it_is_given(tmp_path):
