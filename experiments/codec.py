@@ -33,6 +33,7 @@ USAGE = "give one of train, encode IN OUT, decode IN OUT, score, export RUN FOLD
 def encode(source: str, target: str) -> None:
     import numpy as np
 
+    from omnijax.data.codes import fingerprint
     from omnijax.media import load_audio, resample
     from omnijax.models.codec import SAMPLE_RATE, encode_clip
     from omnijax.train.codec import load_codec
@@ -42,7 +43,8 @@ def encode(source: str, target: str) -> None:
     codec, params = load_codec(WEIGHTS.value)
     samples = resample(clip, SAMPLE_RATE).samples
     codes = encode_clip(codec, {"params": params}, samples)
-    np.savez(target, codes=codes, samples=len(samples), sample_rate=SAMPLE_RATE)
+    mark = fingerprint(params["quantiser"]["codebooks"])
+    np.savez(target, codes=codes, samples=len(samples), sample_rate=SAMPLE_RATE, codec=mark)
     kbits = codec.config.frame_rate * codec.config.codebooks * np.log2(codec.config.codes) / 1000
     print(f"{target}: {len(codes)} frames of {codec.config.codebooks} codes, {kbits:.1f} kbit/s")
 
@@ -50,7 +52,7 @@ def encode(source: str, target: str) -> None:
 def decode(source: str, target: str) -> None:
     import numpy as np
 
-    from omnijax.data.codes import UNREADABLE
+    from omnijax.data.codes import UNREADABLE, fingerprint
     from omnijax.media import Audio, save_audio
     from omnijax.models.codec import SAMPLE_RATE, decode_clip
     from omnijax.train.codec import load_codec
@@ -59,9 +61,17 @@ def decode(source: str, target: str) -> None:
     try:
         with np.load(source) as file:
             codes, length = file["codes"], int(file["samples"])
+            made_by = str(file["codec"]) if "codec" in file else None
     except UNREADABLE as error:
         raise UserError(f"cannot read codes from {source}: {error}") from None
     codec, params = load_codec(WEIGHTS.value)
+    mark = fingerprint(params["quantiser"]["codebooks"])
+    if made_by is None:  # as files were before they said it
+        print(f"warning: {source} does not say which codec made it", file=sys.stderr)
+    elif made_by != mark:
+        raise UserError(
+            f"{source} has codes of codec {made_by}, --weights={WEIGHTS.value} is {mark}"
+        )
     samples = decode_clip(codec, {"params": params}, codes)
     if not 0 < length <= len(samples):
         raise UserError(f"{source}: {length} samples, {len(codes)} frames are {len(samples)}")

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from omnijax.data.codes import fingerprint
 from omnijax.media import Audio, load_audio, save_audio
 from omnijax.models.codec import Codec
-from omnijax.train.checkpoint import save_weights
+from omnijax.train.checkpoint import load_weights, save_weights
 from omnijax.train.stages import to_dict
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "codec"))
@@ -39,6 +40,10 @@ def weights(tmp_path_factory):
     return folder
 
 
+def mark_of(weights):
+    return fingerprint(load_weights(weights)[0]["codec"]["quantiser"]["codebooks"])
+
+
 def test_a_clip_goes_to_codes_and_comes_back_at_its_own_length(weights, tmp_path):
     rng = np.random.default_rng(0)
     wave, codes = tmp_path / "x.wav", tmp_path / "codes.npz"
@@ -49,8 +54,9 @@ def test_a_clip_goes_to_codes_and_comes_back_at_its_own_length(weights, tmp_path
     with np.load(codes) as file:
         assert file["codes"].shape == (-(-1000 // config.samples_per_frame), config.codebooks)
         assert int(file["samples"]) == 1000
+        assert str(file["codec"]) == mark_of(weights)
     done = run("decode", codes, tmp_path / "y.wav", f"--weights={weights}")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and not done.stderr, done.stderr
     back = load_audio(tmp_path / "y.wav")
     assert back.sample_rate == 24_000 and len(back.samples) == 1000
 
@@ -90,3 +96,13 @@ def test_codes_that_the_codec_does_not_have_are_named(weights, tmp_path):
     np.savez(tmp_path / "bad.npz", codes=codes, samples=10, sample_rate=24_000)
     done = run("decode", tmp_path / "bad.npz", tmp_path / "y.wav", f"--weights={weights}")
     assert done.returncode == 2 and "is out of range" in done.stderr
+    assert "bad.npz does not say which codec made it" in done.stderr
+
+
+def test_codes_of_another_codec_are_refused(weights, tmp_path):
+    codes = np.zeros((2, tiny.config().codebooks), np.int32)
+    np.savez(tmp_path / "x.npz", codes=codes, samples=10, sample_rate=24_000, codec="another")
+    done = run("decode", tmp_path / "x.npz", tmp_path / "y.wav", f"--weights={weights}")
+    assert done.returncode == 2 and not (tmp_path / "y.wav").exists()
+    said = f"x.npz has codes of codec another, --weights={weights} is {mark_of(weights)}"
+    assert said in done.stderr
