@@ -31,6 +31,9 @@ PARTS = flags.DEFINE_boolean(
     False,
     "Show the parts by language, kind of question, objects and events; --out has them.",
 )
+MAX_LEN = flags.DEFINE_integer(
+    "max_len", 768, "Longest question with its answer, tokens.", lower_bound=1
+)
 OUT = flags.DEFINE_string("out", None, "Write the table here too, as JSON.")
 
 
@@ -46,7 +49,7 @@ def main() -> int:
 
     loaded = load(WEIGHTS.value)
     rows = evaluate(
-        loaded.generator(max_len=768),
+        loaded.generator(max_len=MAX_LEN.value),
         loaded.tokenizer,
         loaded.processor,
         split=SPLIT.value,

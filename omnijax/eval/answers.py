@@ -74,12 +74,22 @@ def answer(
     batch_size: int = 32,
     max_new_tokens: int = 96,
 ) -> list[str]:
-    """The model's first turn in each chat, as text without the stop token."""
+    """The model's first turn in each chat, as text without the stop token.
+
+    Raises:
+      UserError: a chat does not fit, said before the first is answered.
+    """
     rendered = [render(prompt(c), tokenizer, processor, add_generation_prompt=True) for c in chats]
+    lengths = [len(row.tokens) for row in rendered]
+    if lengths and (longest := max(lengths)) + max_new_tokens > generator.max_len:
+        raise UserError(
+            f"chat {lengths.index(longest)} of {len(chats)} does not fit: {longest} tokens and an "
+            f"answer of up to {max_new_tokens}, the limit (max_len) is {generator.max_len}"
+        )
     # Prompts of like size share a batch; answers go back to their own places.
     order = sorted(
         range(len(rendered)),
-        key=lambda i: (len(rendered[i].patch_frames), len(rendered[i].tokens)),
+        key=lambda i: (len(rendered[i].patch_frames), lengths[i]),
     )
     answers = [""] * len(rendered)
     for begin in range(0, len(order), batch_size):

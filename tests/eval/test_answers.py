@@ -7,7 +7,7 @@ from omnijax.errors import UserError
 from omnijax.eval.answers import answer, prompt, with_noise
 from omnijax.generate.text import TextGenerator
 from omnijax.media import Audio, ProcessorConfig, Video
-from omnijax.text import nano_tokenizer
+from omnijax.text import nano_tokenizer, render
 
 TOKENIZER = nano_tokenizer()
 PROCESSOR = ProcessorConfig(patch_size=2, min_pixels=16, max_pixels=256, min_side=4)
@@ -80,8 +80,8 @@ class Parrot(TextGenerator):
 
     stop_ids = (TOKENIZER.special("im_end"),)
 
-    def __init__(self):
-        self.batches = []
+    def __init__(self, max_len=1024):
+        self.batches, self.max_len = [], max_len
 
     def __call__(self, inputs, max_new_tokens=0, *, seed=0, on_tokens=None):
         texts = [TOKENIZER.decode(row[row > 0]) for row in inputs.tokens]
@@ -104,6 +104,22 @@ def test_answers_come_in_the_order_asked_whatever_the_batches(batch_size):
     answers = answer(parrot, TOKENIZER, PROCESSOR, chats, batch_size=batch_size)
     assert answers == [f"it is {number}" for number in range(11)]
     assert set(parrot.batches) == {batch_size}  # A last batch that is not full is filled up.
+
+
+def test_a_chat_that_does_not_fit_is_named_before_any_is_answered():
+    chats = [
+        {"messages": [{"role": "user", "content": f"number {number} " + "word " * words}]}
+        for number, words in enumerate((3, 40, 5))
+    ]
+    row = render(chats[1], TOKENIZER, PROCESSOR, add_generation_prompt=True)
+    fits = len(row.tokens) + 16
+    asked = {"batch_size": 1, "max_new_tokens": 16}
+    assert len(answer(Parrot(fits), TOKENIZER, PROCESSOR, chats, **asked)) == 3
+    parrot = Parrot(fits - 1)
+    message = f"chat 1 of 3 does not fit: {fits - 16} tokens .* up to 16, .* is {fits - 1}"
+    with pytest.raises(UserError, match=message):
+        answer(parrot, TOKENIZER, PROCESSOR, chats, **asked)
+    assert not parrot.batches
 
 
 def test_the_prompt_ends_before_the_first_answer():

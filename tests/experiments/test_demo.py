@@ -28,6 +28,12 @@ def test_a_page_that_cannot_be_written_is_said_before_anything_is_done(tmp_path)
     assert "Traceback" not in done.stderr and "Compiling" not in done.stdout
 
 
+def test_questions_longer_than_the_limit_are_named_before_any_is_answered():
+    done = start("evaluate.py", "--examples=1", "--max_len=97")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "chat 0 of 1 does not fit" in done.stderr and "(max_len) is 97" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_demo_holds_its_conversation_and_writes_the_page(tmp_path):
     out = tmp_path / "page" / "index.html"
