@@ -84,13 +84,17 @@ def score() -> None:
     import numpy as np
 
     from omnijax.data.omniworld import live
+    from omnijax.eval.scoring import word_error_rate
     from omnijax.eval.speech import codebook_use, mel_distance, pitch_kept, stoi, streamed_apart
+    from omnijax.eval.spoken import transcripts
     from omnijax.media import Audio
     from omnijax.models.codec import SAMPLE_RATE, decode_clip, encode_clip
+    from omnijax.pretrained import load
     from omnijax.train.codec import load_codec
 
     if OUT.value:
         check_output(OUT.value)
+    recogniser = load(RECOGNISER.value) if RECOGNISER.value else None
     codec, params = load_codec(WEIGHTS.value)
     source = live("test", tasks=["say"])
     examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
@@ -118,10 +122,10 @@ def score() -> None:
         "codebook_use": use.share.tolist(),
         "codebook_perplexity": use.perplexity.tolist(),
     }
-    if RECOGNISER.value:
+    if recogniser:
         truths = [example["meta"]["answer"] for example in examples]
-        figures["wer_original"] = recognised(truths, clips)
-        figures["wer_decoded"] = recognised(truths, decoded)
+        figures["wer_original"] = word_error_rate(truths, transcripts(recogniser, clips))
+        figures["wer_decoded"] = word_error_rate(truths, transcripts(recogniser, decoded))
     for name, value in figures.items():
         if isinstance(value, list):
             print(f"{name:22}" + " ".join(f"{v:.2f}" for v in value))
@@ -148,15 +152,6 @@ def _noise(samples):
 
     size = np.sqrt(np.mean(np.square(samples)))
     return (np.random.default_rng(0).standard_normal(len(samples)) * size).astype(np.float32)
-
-
-def recognised(truths, clips) -> float:
-    """Word error rate of a Thinker's transcripts."""
-    from omnijax.eval.scoring import word_error_rate
-    from omnijax.eval.spoken import transcripts
-    from omnijax.pretrained import load
-
-    return word_error_rate(truths, transcripts(load(RECOGNISER.value), clips))
 
 
 def main(arguments: list[str]) -> int:

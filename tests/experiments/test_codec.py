@@ -69,6 +69,8 @@ def test_a_clip_goes_to_codes_and_comes_back_at_its_own_length(weights, tmp_path
         (("decode", "nowhere.npz", "y.wav"), "cannot read codes from nowhere.npz"),
         (("decode", "nowhere.npz", "y.xyz"), "give the name of a .wav file"),
         (("score", "--out=no/where.json"), "cannot write no/where.json: its folder does not exist"),
+        # Before the codec is loaded, and so before it is scored.
+        (("score", "--recogniser=typo", "--weights=typo"), "no weights at 'typo'"),
         (("train",), "give --config=FILE:STAGE"),
         (("export", "nowhere", "folder"), "nowhere"),
     ],
