@@ -102,6 +102,7 @@ def codes() -> None:
         if made_before(folder, split, source.__getitem__, count, (mark, thinker, speech), size):
             print(f"{folder / split}.npz: {count} utterances of this codec are there")
             continue
+        check_output(str(folder / f"{split}.npz"), make_folder=True)
         bar = encoded(codec, params, source, count, reader)
         bar = track(bar, total=count, description=split)
         written = write_codes(folder, split, bar, mark, thinker, speech)
@@ -188,6 +189,7 @@ def recode(old: Path, new: Path, folder: Path) -> None:
     from omnijax.pretrained import recode_weights
     from omnijax.train.kinds import weights_folder
 
+    check_output(str(folder / "model.safetensors"), make_folder=True)
     talker = weights_folder(WEIGHTS.value) / "talker"
     counted, there = recode_weights(talker, old, new, folder)
     print(f"{folder}: counted on {counted} of {there} utterances; a stage begins there by")

@@ -34,6 +34,16 @@ def test_only_answers_have_a_question_to_read():
     assert "--thinker reads the questions of say_reply, --task is say" in refused.stderr
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_encoded_or_counted(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused = codes("--count=20", f"--out={tmp_path / 'file' / 'codes'}")
+    assert refused.returncode == 2 and "file/codes/train.npz" in refused.stderr
+    assert not refused.stdout  # not even the bar
+    refused = talker("recode", "no", "codes", f"{tmp_path / 'file' / 'begun'}")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: cannot write") and "file/begun/" in refused.stderr
+
+
 def test_a_score_of_no_part_or_of_an_unknown_one_is_refused():
     refused = talker("score", "--only=speech,singing")
     assert refused.returncode == 2
