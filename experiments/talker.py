@@ -250,6 +250,7 @@ def score() -> None:
         raise UserError(
             f"there is nothing to score: --only={','.join(ONLY.value)}, --long={LONG.value}"
         )
+    by = measure() if "cloning" in wanted else None
     speaker = load_speaker(WEIGHTS.value, speech_settings())
     source = live(SPLIT.value, tasks=["say"])
     recogniser = load(RECOGNISER.value)
@@ -291,7 +292,6 @@ def score() -> None:
     if "cloning" in wanted:
         clips, texts = spoken_by_all(source)
         new = [voice.name for voice in UNSEEN_VOICES]
-        by = measure()
         cloning = score_cloning(speaker, clips, new, texts, by, language="en", seed=SEED.value)
         report(cloning, f"voices never heard, by {by.name}: ")
 

@@ -1,6 +1,7 @@
 """talker.py as its user gives its commands."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +24,12 @@ def codes(*arguments: str) -> subprocess.CompletedProcess:
     return talker("codes", *arguments)
 
 
-def talker(*arguments: str) -> subprocess.CompletedProcess:
+def talker(*arguments: str, packages: str = "") -> subprocess.CompletedProcess:
     command = [sys.executable, "experiments/talker.py", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
+    environment = {**os.environ, **({"PYTHONPATH": packages} if packages else {})}
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=900, env=environment
+    )
 
 
 def test_only_answers_have_a_question_to_read():
@@ -51,6 +55,16 @@ def test_a_score_of_no_part_or_of_an_unknown_one_is_refused():
     for nothing in (("--only=",), ("--only=long", "--long=0")):
         refused = talker("score", *nothing)
         assert refused.returncode == 2 and "there is nothing to score" in refused.stderr
+
+
+def test_a_speaker_encoder_that_is_broken_is_said_before_anything_is_loaded(tmp_path):
+    (tmp_path / "resemblyzer.py").write_text("import torch_that_is_missing\n")
+    score = "score", "--weights=typo"
+    refused = talker(*score, packages=str(tmp_path))
+    assert refused.returncode == 2 and "torch_that_is_missing" in refused.stderr
+    # Where nothing is cloned, nobody asks for it.
+    refused = talker(*score, "--only=speech", packages=str(tmp_path))
+    assert refused.returncode == 2 and "no voice beside the weights 'typo'" in refused.stderr
 
 
 @pytest.mark.slow
