@@ -2,7 +2,7 @@
 
     python experiments/tokenizer.py
 
-The same corpus gives the same file. `--text=FILE` trains on the lines of your own file.
+The same corpus gives the same file. `--text=FILE --out=FILE` trains on the lines of your own file.
 """
 
 import collections
@@ -45,6 +45,8 @@ def as_written(text: str) -> str:
 def main(argv) -> None:
     del argv
     try:
+        if _TEXT.value and not _OUT.present:
+            raise UserError(f"--text needs --out: the shipped {_OUT.value} would be overwritten")
         if _TEXT.value and not Path(_TEXT.value).is_file():
             raise UserError(f"no file at {_TEXT.value}")
         lines = Path(_TEXT.value).read_text("utf-8").splitlines() if _TEXT.value else corpus_texts()

@@ -1,4 +1,8 @@
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +12,7 @@ from omnijax.errors import UserError
 from omnijax.text import SPECIAL, Tokenizer, nano_tokenizer, train_tokenizer
 
 TOKENIZER = nano_tokenizer()
+ROOT = Path(__file__).parents[2]
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",))))
@@ -111,3 +116,21 @@ def test_special_tokens_are_found_by_their_strings_or_named_as_missing(tmp_path)
         other.special("audio_pad")
     with pytest.raises(UserError, match="no special token is called 'im_middle'"):
         other.special("im_middle")
+
+
+def test_a_tokenizer_of_ones_own_text_never_takes_the_shipped_ones_place(tmp_path):
+    (tmp_path / "lines.txt").write_text("the red circle jumps\n")
+    command = [sys.executable, str(ROOT / "experiments" / "tokenizer.py"), "--text=lines.txt"]
+
+    def trained(*flags):
+        return subprocess.run(
+            [*command, *flags], capture_output=True, text=True, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    refused = trained()
+    assert refused.returncode == 2 and not (tmp_path / "omnijax").exists()
+    assert "--text needs --out" in refused.stderr
+    assert "omnijax/assets/nano/tokenizer.json" in refused.stderr
+    assert trained("--out=own.json", "--vocab_size=300").returncode == 0
+    assert (tmp_path / "own.json").is_file()
