@@ -1,7 +1,7 @@
 # make demo   set up, then talk with the shipped nano model       make test   set up, then the tests
 # make nano   train the nano weights from scratch (resumable)     make lint   ruff
 # make parity live agreement with transformers (own environment)  make bench  timing tables
-# make test-slow  the slow tests as well                          (parity needs a C compiler)
+# make test-slow  the slow tests alone                            (parity needs a C compiler)
 
 PYTHON ?= python3
 VENV   := .venv
