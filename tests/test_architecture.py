@@ -20,14 +20,11 @@ FLOORS = (
     ("ops",),
     ("nn",),
     ("models",),
-    ("interop",),
     ("data",),
     ("generate",),
     ("train",),
     ("pretrained",),
     ("eval",),
-    ("agent",),
-    ("serve",),
 )
 HEIGHT = {name: height for height, row in enumerate(FLOORS) for name in row}
 # Parity lives in tests; these must never be needed to run the model. Resemblyzer, which imports
