@@ -13,6 +13,8 @@ turn that the next line (or an empty one) sends, /result TEXT answers a tool cal
 what is not sent yet, /quit ends.
 """
 
+import contextlib
+import functools
 import json
 import sys
 from pathlib import Path
@@ -21,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from absl import flags  # noqa: E402
 
-from experiments._main import compilation_cache, launch  # noqa: E402
+from experiments._main import check_output, compilation_cache, launch  # noqa: E402
 from omnijax.errors import UserError  # noqa: E402
 
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, a folder of weights, or a training run.")
@@ -82,10 +84,11 @@ def open_voice(weights: str) -> dict:
     """What a session needs to speak, checked before anything else is loaded."""
     speech = {"voice": VOICE, "reference": REFERENCE, "describe": DESCRIBE, "language": LANGUAGE}
     if not SPEAK.value:
-        given = [name for name, flag in speech.items() if flag.value]
+        given = [name for name, flag in (speech | {"out": OUT}).items() if flag.present]
         if given:
-            raise UserError(f"--{given[0]} says how to speak: give --speak as well")
+            raise UserError(f"--{given[0]} is of the speech: give --speak as well")
         return {}
+    check_output(OUT.value, ".wav")
     if REFERENCE.value and (VOICE.value or DESCRIBE.value):
         raise UserError("--reference shows a voice: give no --voice and no --describe with it")
     from omnijax.media import load_audio
@@ -102,7 +105,8 @@ def open_voice(weights: str) -> dict:
     return {"speaker": speaker, "voice": voice, "language": LANGUAGE.value}
 
 
-def answer(session, wav=None) -> None:
+def answer(session, wav) -> None:
+    """wav: the writer of speech, by its sample rate."""
     from omnijax.generate.session import AudioChunk, TextDelta, ToolCall, TurnEnd
 
     first = sound = None
@@ -110,7 +114,7 @@ def answer(session, wav=None) -> None:
         first = event.seconds if first is None else first
         if isinstance(event, AudioChunk):
             sound = event.seconds if sound is None else sound
-            wav.write(event.samples)
+            wav(event.sample_rate).write(event.samples)
         if isinstance(event, TextDelta):
             print(event.text, end="", flush=True)
         elif isinstance(event, ToolCall):
@@ -126,7 +130,18 @@ def answer(session, wav=None) -> None:
             )
 
 
-def interact(session, wav=None) -> None:
+@contextlib.contextmanager
+def survived(session):
+    """A slip must not end the conversation."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if session.unread:
+            print("  (not sent yet; /drop takes it back)", file=sys.stderr)
+
+
+def interact(session, wav) -> None:
     print("Your turn (/image, /audio, /video FILE; /drop; /quit).", file=sys.stderr)
     while True:
         try:
@@ -134,7 +149,7 @@ def interact(session, wav=None) -> None:
         except EOFError:
             return
         command, _, value = line.partition(" ")
-        try:
+        with survived(session):
             if command == "/quit":
                 return
             if command == "/drop":
@@ -149,10 +164,6 @@ def interact(session, wav=None) -> None:
                 if line:
                     session.push(text=line)
                 answer(session, wav)
-        except UserError as error:  # A slip must not end the conversation.
-            print(f"error: {error}", file=sys.stderr)
-            if session.unread:
-                print("  (not sent yet; /drop takes it back)", file=sys.stderr)
 
 
 def main() -> int:
@@ -175,7 +186,8 @@ def main() -> int:
     from omnijax.pretrained import load
 
     speaking = open_voice(WEIGHTS.value)
-    wav = WavWriter(OUT.value, speaking["speaker"].sample_rate) if speaking else None
+    # Opened at the first sound: until then, what was there stays.
+    wav = functools.cache(functools.partial(WavWriter, OUT.value))
     loaded = load(WEIGHTS.value)
     session = Session(
         loaded.generator(sampling, MAX_LEN.value),
@@ -187,8 +199,9 @@ def main() -> int:
         **speaking,
     )
     if given:
-        session.push(**given)
-        answer(session, wav)
+        with survived(session) if INTERACTIVE.value else contextlib.nullcontext():
+            session.push(**given)
+            answer(session, wav)
     if INTERACTIVE.value:
         interact(session, wav)
     return 0

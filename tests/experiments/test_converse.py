@@ -131,10 +131,18 @@ WITH_THE_MODEL = (
         ["--weights=weights", "--text=hi", "--max_len=20", "--max_tokens=16"],
         "an answer of up to 16, the conversation has room for 20",
     ),
+    (["--weights=weights", "--text=hi", "--out=kept.wav"], "--out is of the speech: give --speak"),
+    (["--text=hi", "--speak", "--out=no/x.wav"], "cannot write no/x.wav: its folder does not"),
+    (["--text=hi", "--speak", "--out=x.mp3"], "give the name of a .wav file"),
+    (
+        ["--text=hi", "--speak", "--max_len=20", "--out=kept.wav"],
+        "the conversation has room for 20",
+    ),
 )
 
 
 def test_bad_input_is_one_line_and_exit_2_and_media_are_read_before_the_model(folder):
+    (folder / "kept.wav").write_text("an answer of before")
     cases = (*BEFORE_THE_MODEL, *WITH_THE_MODEL)
     done = run(folder, code=DRIVER, stdin=json.dumps([arguments for arguments, _ in cases]))
     assert done.returncode == 0, done.stderr
@@ -145,6 +153,7 @@ def test_bad_input_is_one_line_and_exit_2_and_media_are_read_before_the_model(fo
         assert said.startswith("error: ") and said.count("\n") == 1, (arguments, said)
         assert message in said, arguments
         assert loaded == ((arguments, message) in WITH_THE_MODEL), arguments
+    assert (folder / "kept.wav").read_text() == "an answer of before"
 
 
 def test_a_clip_is_tried_before_the_model_but_its_frames_are_not_kept(folder):
@@ -183,13 +192,15 @@ def test_an_interactive_conversation_survives_slips(folder):
         "1 2 3 4 5 6 7 8 9 " * 20, "/drop", "/audio good.wav", "", "/quit", "never read",
     ]  # fmt: skip
     done = run(
-        folder, "--weights=weights", "--interactive", "--max_tokens=12", "--max_len=256",
+        folder, "--weights=weights", "--image=dot.png", "--interactive", "--max_tokens=12",
+        "--max_len=256",
         stdin="\n".join(lines),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     expected = (
+        "each side must be at least 8",  # the turn that the flags give
         "none.png: no such file", "/louder is no command", "no tool call waits",
         "nothing to answer", "the turn does not fit",
     )  # fmt: skip
