@@ -21,7 +21,7 @@ export PYTHONUNBUFFERED := 1
 
 $(READY): setup.cfg pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"omnijax needs Python 3.11 or newer, {sys.executable} is {v.major}.{v.minor}: run make PYTHON=/path/to/python3.11")'
-	@echo "Setting up $(VENV) (once, about 1 GB) ..."
+	@echo "Setting up $(VENV) (once, about 1.7 GB) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) --upgrade "setuptools>=77" wheel
 	$(BIN)/python $(PIP) --no-build-isolation -e ".[$(EXTRAS)]"

@@ -83,12 +83,10 @@ CASES = {
     "other experiment": [f"--config={NANO}:aut"],
     "other mesh": [f"--config={NANO}:lm", "--config.mesh.data=3"],
     "other processor": [f"--config={NANO}:lm", "--config.processor.patch_size=8"],
-    "chain's rows": [
+    "chain's mesh": [
         f"--config={NANO}:s2",
         "--workdir=/nowhere/s2",
-        "--config.stage.batch=3",
         "--config.mesh.fsdp=2",
-        "--config.mesh.data=1",
         "--chain",
     ],
     "chain's data": [
@@ -173,7 +171,7 @@ def answers(tmp_path_factory):
         ("other experiment", "objective 'aed'"),
         ("other mesh", "needs 3 devices"),
         ("other processor", "config.processor.patch_size is 8"),
-        ("chain's rows", "is 3 rows, which 2 devices"),
+        ("chain's mesh", "needs 2 devices, 1 are there"),
         ("chain's data", "/no/such/folder"),
         ("chain's weights", "starts from weights:/no/such/weights: there is no folder"),
         ("no checkpoint kept", "run.keep is 0, it must be at least 1"),
