@@ -1,8 +1,11 @@
 """The kernels: right in interpret mode, compiled by Mosaic, lowered to Triton, never silent."""
 
+import functools
 import importlib.util
+import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -16,9 +19,12 @@ import pytest
 from omnijax.errors import UserError
 from omnijax.ops import gated_delta_rule, gated_delta_step
 from omnijax.ops.gated_delta_rule import pallas_gpu
+from omnijax.ops.gated_delta_rule.chunked import chunked
 from omnijax.ops.gated_delta_rule.naive import naive
 from omnijax.ops.gated_delta_rule.pallas_chunk import unit_lower_inverse
+from omnijax.ops.gated_delta_rule.pallas_mesh import ROWS, STEP, TOKENS, on_each_device
 from omnijax.ops.gated_delta_rule.pallas_tpu import pallas, pallas_step, unfit, vmem_bytes
+from omnijax.sharding import make_mesh
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("q", "k", "v", "log_decay", "beta", "initial state")
@@ -106,6 +112,77 @@ def test_the_step_kernel_equals_the_step():
         np.testing.assert_allclose(ours, truth, atol=1e-6)
 
 
+def stand_in(q, k, v, log_decay, beta, ids, state):
+    """The chunked form where a kernel would be, which the mesh's own checks bear too."""
+    run = lambda q, k, v, g, b, state, ids: chunked(q, k, v, g, b, ids, state, 16)  # noqa: E731
+    args, axes = (q, k, v, log_decay, beta, state, ids), (*(TOKENS,) * 5, STEP, ROWS)
+    return on_each_device(run, args, axes, (TOKENS, STEP), False)
+
+
+def keys_read(kernels, inputs, platform):
+    """What of the keys [B, K, ...] each kernel of the gradient reads, once lowered."""
+    loss = lambda *xs: sum(jnp.sum(y**2) for y in kernels(*xs))  # noqa: E731
+    traced = jax.jit(jax.grad(loss, argnums=tuple(range(len(inputs))))).trace(*inputs)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    return re.findall(r"custom_call @(?:tpu_custom_call|__gpu.*triton)\(.*: \(tensor<(\dx\d)", text)
+
+
+def spread() -> dict:
+    """On four devices, two for rows and two for heads: errors, and what each kernel is given."""
+    small, big = (make(20, 2, 2, 4, dim) for dim in (16, 128))
+    ids = np.repeat([[1, 2]], 2, 0).repeat([12, 8], 1)
+    rules = {"tpu": partial(tpu, chunk=16), "gpu": partial(gpu, chunk=16), "stand-in": stand_in}
+    big = [jnp.asarray(x, jnp.float32) for x in big]
+    one = [x[:, 0] for x in big[:5]] + big[5:]
+    for_tpu = lambda *xs: pallas(*xs[:5], ids, xs[5], 16)  # noqa: E731
+    for_gpu = lambda *xs: pallas_gpu.pallas(*xs[:5], ids, xs[5], (16, 8, 4))  # noqa: E731
+    by_hand = jax.shard_map(
+        lambda *xs: pallas(*xs[:5], None, xs[5], 16),
+        in_specs=(jax.P("data"),) * 5 + (jax.P(),),
+        out_specs=jax.P("data"),
+    )
+    truth, stepped = values_and_gradients(naive, small, ids, jnp.float64), gated_delta_step(*one)
+    relative = lambda a, b: float(np.max(np.abs(a - b)) / np.max(np.abs(b)))  # noqa: E731
+    with jax.set_mesh(make_mesh(data=2, tensor=2)):
+        errors = {
+            name: max(map(relative, values_and_gradients(rule, small, ids, jnp.float32), truth))
+            for name, rule in rules.items()
+        }
+        errors["step"] = max(map(relative, pallas_step(*one, interpret=True), stepped))
+        step = pallas_step.trace(*one).lower(lowering_platforms=("tpu",)).as_text()
+        read = {
+            "tpu": keys_read(for_tpu, big, "tpu"),
+            "gpu": keys_read(for_gpu, big, "cuda"),
+            "by hand": keys_read(by_hand, [*big[:5], big[5][:1]], "tpu"),
+        }
+    return {"errors": errors, "read": read, "step": step.count("@tpu_custom_call")}
+
+
+@functools.cache
+def on_four_devices() -> dict:
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    done = subprocess.run(
+        [sys.executable, __file__],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_under_a_mesh_the_kernels_equal_the_definition():
+    assert max(on_four_devices()["errors"].values()) < 1e-5, on_four_devices()["errors"]
+
+
+def test_under_a_mesh_the_kernels_lower_and_each_reads_its_devices_rows_and_heads():
+    """The gradient's three: forward, the states again, backward; in a shard_map of one's own too,
+    which splits rows alone."""
+    found = on_four_devices()
+    assert found["read"] == {"tpu": ["1x1"] * 3, "gpu": ["1x1"] * 3, "by hand": ["1x2"] * 3}
+    assert found["step"] == 1
+
+
 def test_without_a_tpu_the_chunked_form_runs_and_the_log_says_why(caplog):
     inputs = tuple(jnp.asarray(x, jnp.float32) for x in make(20)[:5])
     with caplog.at_level(logging.WARNING):
@@ -175,6 +252,7 @@ import sys
 import jax, jax.numpy as jnp
 from jax.experimental.topologies import get_topology_desc
 from omnijax.ops.gated_delta_rule.pallas_tpu import pallas, pallas_step
+from omnijax.sharding import make_mesh
 
 topology = get_topology_desc(platform="tpu", topology_name=sys.argv[1])
 here = jax.sharding.SingleDeviceSharding(topology.devices[0])
@@ -194,6 +272,13 @@ one = lambda x: jax.ShapeDtypeStruct((64, *x.shape[2:]), x.dtype, sharding=here)
 step = jax.jit(pallas_step, donate_argnums=5)
 lowered = step.lower(one(q), one(q), one(v), one(g), one(g), array(64, 8, 128, 128))
 print("step", lowered.compile().as_text().count("tpu_custom_call"))
+mesh = make_mesh(data=2, tensor=2, devices=topology.devices)
+here = jax.sharding.NamedSharding(mesh, jax.P())
+q, v, g = array(2, 512, 4, 128), array(2, 512, 8, 128), array(2, 512, 8)
+ids, state = array(2, 512, dtype=jnp.int32), array(2, 8, 128, 128)
+with jax.set_mesh(mesh):
+    text = grad.lower(q, q, v, g, g, ids, state).compile().as_text()
+print("mesh", text.count("tpu_custom_call"))
 """
 
 
@@ -220,4 +305,8 @@ def test_the_kernels_compile_for(topology, accelerator):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     kernels = [int(line.split()[-1]) for line in done.stdout.splitlines()]
-    assert len(kernels) == 3 and kernels[0] >= 3 and kernels[1] >= 3 and kernels[2] >= 1
+    assert len(kernels) == 4 and min(*kernels[:2], kernels[3]) >= 3 and kernels[2] >= 1
+
+
+if __name__ == "__main__":
+    print(json.dumps(spread()))

@@ -58,8 +58,10 @@ def gated_delta_rule(
       implementation: "naive" (the definition), "chunked" (None too), or "pallas": kernels for a
         TPU, at head dims that are multiples of 128 and chunks of 16 to 128, and for a GPU, at
         head dims that are powers of two, whose chunks come from a table by device kind. Elsewhere
-        the chunked form runs instead, and the log says why. On no TPU and no GPU have they been
-        run: they are tested in interpret mode, and compiled or lowered for the chips.
+        the chunked form runs instead, and the log says why. Under `jax.set_mesh` each device runs
+        them on its own rows and heads, where the mesh divides the rows and the key heads. On no
+        TPU and no GPU have they been run: they are tested in interpret mode, and compiled or
+        lowered for the chips.
 
     Returns:
       The outputs, and the state after each row's last valid token.

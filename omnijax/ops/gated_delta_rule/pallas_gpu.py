@@ -74,6 +74,7 @@ class _Blocks:
 
     def __init__(self, inputs, options):
         q, _, v, *_ = inputs
+        self.manual = jax.typeof(v).manual_axis_type  # in a shard_map: what the outputs vary over
         self.chunk, self.columns, self.warps, self.interpret = options
         self.batch, self.heads, self.length, self.value_dim = v.shape
         self.key_dim, groups = q.shape[-1], v.shape[1] // q.shape[1]
@@ -101,12 +102,13 @@ class _Blocks:
 
     def call(self, kernel, in_specs, outs, name):
         """outs: (block spec, shape, dtype) of each output."""
+        like = functools.partial(jax.ShapeDtypeStruct, manual_axis_type=self.manual)
         return pl.pallas_call(
             functools.partial(kernel, self.chunk, self.chunks),
             grid=(self.batch, self.heads, self.parts),
             in_specs=in_specs,
             out_specs=[spec for spec, _, _ in outs],
-            out_shape=[jax.ShapeDtypeStruct(shape, dtype) for _, shape, dtype in outs],
+            out_shape=[like(shape, dtype) for _, shape, dtype in outs],
             compiler_params=pltriton.CompilerParams(num_warps=self.warps, num_stages=1),
             interpret=self.interpret,
             name=name,

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from omnijax.ops.gated_delta_rule.pallas_mesh import ROWS, STEP, TOKENS, on_each_device
 from omnijax.ops.segments import fill_segments
 
 
 class Kernels(NamedTuple):
-    """What a device brings; ``options`` begins with the chunk size and goes to both.
+    """What a device brings; ``options`` goes to both: the chunk size first, `interpret` last.
 
     forward: (options, inputs, state, keep_states=) -> (out, state after[, the states before the
     chunks]). backward: (options, inputs, states, by_out, by_after) -> gradients by q and k of each
@@ -23,16 +24,27 @@ class Kernels(NamedTuple):
     options: tuple[Any, ...]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def rule(kernels, q, k, v, log_decay, beta, segment_ids, state):
     """(out [B, T, N, Hv] in v's dtype, state after [B, N, H, Hv]); arguments as naive's."""
+    args, axes = (q, k, v, log_decay, beta, state), (*(TOKENS,) * 5, STEP)
+    if segment_ids is not None:
+        args, axes = (*args, segment_ids), (*axes, ROWS)
+
+    def run(q, k, v, log_decay, beta, state, segment_ids=None):
+        return _rule(kernels, q, k, v, log_decay, beta, segment_ids, state)
+
+    return on_each_device(run, args, axes, (TOKENS, STEP), kernels.options[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rule(kernels, q, k, v, log_decay, beta, segment_ids, state):
     inputs, unload = load(kernels.options[0], (q, k, v, log_decay, beta), segment_ids)
     out, after = kernels.forward(kernels.options, inputs, state, keep_states=False)
     return unload(out).astype(v.dtype), after
 
 
 def _rule_forward(kernels, q, k, v, log_decay, beta, segment_ids, state):
-    result = rule(kernels, q, k, v, log_decay, beta, segment_ids, state)
+    result = _rule(kernels, q, k, v, log_decay, beta, segment_ids, state)
     return result, (q, k, v, log_decay, beta, segment_ids, state)
 
 
@@ -53,7 +65,7 @@ def _rule_backward(kernels, residuals, grads):
     return *pull_load((by_q, by_k, *by_inputs[2:])), None, by_state
 
 
-rule.defvjp(_rule_forward, _rule_backward)
+_rule.defvjp(_rule_forward, _rule_backward)
 
 
 def load(chunk, inputs, segment_ids):

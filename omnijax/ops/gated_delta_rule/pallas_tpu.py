@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from omnijax.ops.gated_delta_rule.pallas_chunk import advance, column, outputs, pull, solve
+from omnijax.ops.gated_delta_rule.pallas_mesh import STEP, on_each_device
 from omnijax.ops.gated_delta_rule.pallas_rule import Kernels, rule
 
 ORDER = ("parallel", "parallel", "arbitrary")  # rows and heads in any order, chunks in theirs
@@ -60,6 +61,7 @@ class _Blocks:
 
     def __init__(self, inputs, chunk, reverse=False):
         q, _, v, *_ = inputs
+        self.manual = jax.typeof(v).manual_axis_type  # in a shard_map: what the outputs vary over
         self.batch, self.heads, self.length, self.value_dim = v.shape
         self.key_dim, groups = q.shape[-1], v.shape[1] // q.shape[1]
         self.chunks = self.length // chunk
@@ -79,7 +81,8 @@ class _Blocks:
 
     def call(self, kernel, in_specs, outs, interpret, name):
         """outs: (block spec, shape, dtype) of each output."""
-        shapes = [jax.ShapeDtypeStruct(shape, dtype) for _, shape, dtype in outs]
+        like = functools.partial(jax.ShapeDtypeStruct, manual_axis_type=self.manual)
+        shapes = [like(shape, dtype) for _, shape, dtype in outs]
         return pl.pallas_call(
             kernel,
             grid=(self.batch, self.heads, self.chunks),
@@ -172,10 +175,17 @@ def _backward_kernel(q, k, v, log_decay, beta, document, before, by_out, by_last
 @functools.partial(jax.jit, static_argnames="interpret")
 def pallas_step(q, k, v, log_decay, beta, state, interpret=False):
     """`gated_delta_step` as one kernel that reads and writes the state once, in place."""
+    run = functools.partial(_step, interpret=interpret)
+    args = (q, k, v, log_decay, beta, state)
+    return on_each_device(run, args, (STEP,) * 6, (STEP, STEP), interpret)
+
+
+def _step(q, k, v, log_decay, beta, state, interpret):
     batch, heads, value_dim = v.shape
     groups, key_dim = heads // k.shape[1], k.shape[2]
     q, k = (jnp.repeat(x, groups, 1).astype(jnp.float32) for x in (q, k))
     log_decay, beta = (x.astype(jnp.float32)[..., None] for x in (log_decay, beta))
+    like = functools.partial(jax.ShapeDtypeStruct, manual_axis_type=jax.typeof(v).manual_axis_type)
     block = 8 if heads % 8 == 0 else heads
     spec = lambda *last: pl.BlockSpec(  # noqa: E731
         (None, block, *last), lambda b, n: (b, n, *(0,) * len(last))
@@ -189,8 +199,8 @@ def pallas_step(q, k, v, log_decay, beta, state, interpret=False):
         ],
         out_specs=[spec(value_dim), spec(key_dim, value_dim)],
         out_shape=[
-            jax.ShapeDtypeStruct(v.shape, jnp.float32),
-            jax.ShapeDtypeStruct(state.shape, jnp.float32),
+            like(v.shape, jnp.float32),
+            like(state.shape, jnp.float32),
         ],
         input_output_aliases={5: 1},
         compiler_params=pltpu.CompilerParams(dimension_semantics=ORDER[:2]),

@@ -27,7 +27,8 @@ def gated_delta_step(
 
     Value head n reads key head n // (N // K). Returns the output (v's dtype) and the new state.
     implementation: "einsum" (None too) or "pallas", a TPU kernel that writes the state in place if
-    it is donated, without gradients; where it cannot run, "einsum" does and the log says why.
+    it is donated, without gradients, and under `jax.set_mesh` on each device's own rows and heads;
+    where it cannot run, "einsum" does and the log says why.
     """
     batch, heads = v.shape[:2]
     if heads % k.shape[1]:
