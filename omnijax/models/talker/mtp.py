@@ -60,9 +60,9 @@ class MTP(nn.Module):
             )
 
     def embed_each(self, residuals: Int[Array, "... R"]) -> Float[Array, "... R D"]:
-        """Each code by its own table; -1 gives the zero vector."""
+        """Each code by its own table, one past its end as its last; -1 gives the zero vector."""
         books, size, width = self.embed.shape
-        flat = jnp.maximum(residuals, 0) + size * jnp.arange(books)
+        flat = jnp.clip(residuals, 0, size - 1) + size * jnp.arange(books)
         vectors = jnp.take(self.embed.reshape(-1, width), flat, axis=0, mode="clip")
         return jnp.where((residuals >= 0)[..., None], vectors, 0).astype(self.config.mtp.dtype)
 

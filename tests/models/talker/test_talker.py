@@ -11,6 +11,7 @@ import pytest
 
 from omnijax.errors import UserError
 from omnijax.models.talker import Talker, TalkerConfig, TalkerInputs, presets, speech_inputs
+from omnijax.models.talker.mtp import MTP
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -55,6 +56,12 @@ def draw_inputs(seed=0):
         hidden=jnp.asarray(rng.normal(size=(1, 4, 24)), jnp.float32),
         hidden_valid=jnp.asarray([[True, True, True, False]]),
     )
+
+
+def test_a_code_past_its_table_reads_no_other_codebooks():
+    past = jnp.full((1, CONFIG.residuals), CONFIG.codebook_size)
+    each = jax.jit(lambda p, codes: MTP(CONFIG).apply({"params": p}, codes, method="embed_each"))
+    np.testing.assert_array_equal(each(params()["mtp"], past)[0], params()["mtp"]["embed"][:, -1])
 
 
 def test_a_position_reads_the_sum_of_what_it_has():
