@@ -75,7 +75,13 @@ def _look(c, place, params, kept, angles, segment_ids, stream):
         length = segment_ids.shape[1]
         places = jnp.broadcast_to(jnp.eye(length)[None, :, None], (*k.shape[:3], length))
         attention = ops.attention(
-            q, k, places, causal=True, q_segments=segment_ids, kv_segments=segment_ids
+            q,
+            k,
+            places,
+            causal=True,
+            window=c.attention_window or None,
+            q_segments=segment_ids,
+            kv_segments=segment_ids,
         ).transpose(0, 2, 1, 3)
     else:
         a, b = (kept["gdn"][name]["__call__"][0].astype(jnp.float32) for name in ("a", "b"))

@@ -1,5 +1,7 @@
 """What the trace shows is what the decoder does."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +63,18 @@ def test_attention_maps_share_out_one_within_the_document_and_the_past(traced):
         assert (maps[:, ~seen] == 0).all() and (maps[:, seen] > 0).all()
         np.testing.assert_allclose(maps[:, ids > 0].sum(-1), 1, atol=1e-5)
         assert layer.beta is None and layer.state_norm is None
+
+
+def test_attention_maps_end_where_the_window_does(traced):
+    _, params, x, positions, _, segments, *_ = traced
+    config = dataclasses.replace(
+        CONFIG, pattern=("full",), layers=1, accept_hidden_layer=None, attention_window=4
+    )
+    only = {"norm": params["norm"], "periods": {"layer_0": params["periods"]["layer_1"]}}
+    _, (layer,) = trace_decoder(config, only, x, positions, segments)
+    maps, places = np.asarray(layer.attention)[0], np.arange(x.shape[1])
+    assert (maps[:, places[:, None] - places >= 4] == 0).all() and (maps[:, 3, :4] > 0).all()
+    np.testing.assert_allclose(maps[:, np.asarray(segments)[0] > 0].sum(-1), 1, atol=1e-5)
 
 
 def test_state_norms_are_those_of_the_state_that_generation_carries(traced):
