@@ -72,4 +72,6 @@ class AuTDecoder(nn.Module):
         for i in range(config.layers):
             x = DecoderBlock(config, name=f"layer_{i}")(x, memory, valid)
         x = nn.LayerNorm(epsilon=config.norm_eps, **types, name="final_norm")(x)
-        return embed.attend(x).astype(jnp.float32)
+        # Not embed.attend: its product would round the logits to the dtype.
+        table = embed.embedding.astype(config.dtype)
+        return jnp.einsum("bud,vd->buv", x, table, preferred_element_type=jnp.float32)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,15 @@ def test_padding_between_and_after_features_changes_nothing():
     wide = jnp.zeros((2, 12, 12)).at[:, 1:3].set(FEATURES[:, :2]).at[:, 5:].set(FEATURES[:, 2:])
     valid = jnp.zeros((2, 12), bool).at[:, 1:3].set(VALID[:, :2]).at[:, 5:].set(VALID[:, 2:])
     np.testing.assert_allclose(APPLY(PARAMS, wide, valid, TOKENS), logits, atol=1e-5)
+
+
+def test_logits_of_bfloat16_are_not_rounded_to_it():
+    model = AuTDecoder(dataclasses.replace(CONFIG, dtype="bfloat16"))
+    logits = jax.jit(model.apply)(PARAMS, FEATURES.astype(jnp.bfloat16), VALID, TOKENS)
+    assert logits.dtype == jnp.float32
+    rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)
+    assert np.mean(np.asarray(rounded) != logits) > 0.5
+    np.testing.assert_allclose(logits, APPLY(PARAMS, FEATURES, VALID, TOKENS), atol=0.1)
 
 
 def test_every_parameter_gets_a_gradient():
