@@ -87,7 +87,9 @@ class GatedDeltaNet(nn.Module):
         if cache is not None and x.shape[1] == 1:
             valid = segment_ids[:, 0] > 0
             y, state = ops.gated_delta_step(
-                *(z[:, 0] for z in (q, k, v, log_decay, beta)), old.state
+                *(z[:, 0] for z in (q, k, v, log_decay, beta)),
+                old.state,
+                implementation="pallas" if c.gdn_implementation == "pallas" else None,
             )
             y, state = y[:, None], jnp.where(valid[:, None, None, None], state, old.state)
         else:

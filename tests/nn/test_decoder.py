@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,19 @@ def test_bfloat16_keeps_decays_and_states_in_float32_and_stays_near():
     expected, _, _ = run(CONFIG, exact)
     error = np.abs(np.asarray(hidden, np.float32) - expected)
     assert np.median(error) < 0.03
+
+
+def test_a_decode_asks_for_the_kernel_that_its_config_names(caplog):
+    def decode(config):
+        cache, where = init_cache(config, 2, T), (POSITIONS[..., :1], IDS[:, :1])
+        apply = HybridDecoder(config).apply
+        with caplog.at_level(logging.WARNING):
+            jax.eval_shape(lambda p: apply({"params": p}, X[:, :1], *where, cache), params())
+        return caplog.text
+
+    assert "gated_delta_step" not in decode(CONFIG)
+    text = decode(dataclasses.replace(CONFIG, gdn_implementation="pallas"))
+    assert "gated_delta_step: einsum runs instead of the kernel: the backend is cpu" in text
 
 
 def test_a_long_row_of_one_token_stays_finite_in_values_and_gradients():
