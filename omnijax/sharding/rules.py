@@ -20,7 +20,7 @@ class LogicalAxes:
     are the output side of a first matmul and the input side of the second, so one split of them
     over `tensor` costs one all-reduce a block (Megatron). `experts` lie whole on the devices of
     `expert`, and since those devices also take part in `batch`, attention is not computed twice.
-    `time` over `context` splits a row's tokens; media rows are split by `batch` only.
+    A batch's media are split by `batch` only; in their encoders `time` splits their tokens too.
     An axis that the mesh's size does not divide stays whole.
     """
 
@@ -28,8 +28,6 @@ class LogicalAxes:
     batch: MeshAxes = ("data", "fsdp", "expert")
     time: MeshAxes = ("context",)
     width: MeshAxes = ()
-    chunks: MeshAxes = ()  # audio chunks of a row
-    patches: MeshAxes = ()
     # parameters
     embed: MeshAxes = ("fsdp",)
     layers: MeshAxes = ()
