@@ -20,6 +20,10 @@ class LogicalAxes:
     are the output side of a first matmul and the input side of the second, so one split of them
     over `tensor` costs one all-reduce a block (Megatron). `experts` lie whole on the devices of
     `expert`, and since those devices also take part in `batch`, attention is not computed twice.
+    They are multiplied where they lie by `expert_ffn`'s "dense" only: "blocks" gathers all of a
+    layer's weights on each device, and so does "ragged" as compiled for TPU.
+    `time` over `context` splits what is done to each token alone. The mixers gather a row's tokens:
+    Gated DeltaNet and attention in "blocks" are then computed whole on each device of `context`.
     A batch's media are split by `batch` only; in their encoders `time` splits their tokens too.
     An axis that the mesh's size does not divide stays whole.
     """
