@@ -15,7 +15,9 @@ from omnijax.typing import Float, Shaped
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessorConfig:
-    """How media become arrays; must agree with the encoders' configs. Defaults: full size.
+    """How media become arrays; must agree with the encoders' configs (`check_media`).
+
+    Defaults: those of the described system at full size, with windows of 8 s (`qwen3_5_omni_16x`).
 
     mel_floor, mel_floor_log10: "fixed" (streams) or "clip_max" (released), see MelConfig.
     audio_chunk_frames: mel frames that the encoder's convolutions see at a time.
@@ -35,9 +37,9 @@ class ProcessorConfig:
     mel_bins: int = 128
     mel_floor: str = "fixed"
     mel_floor_log10: float | int = -6.5
-    audio_chunk_frames: int = 100
+    audio_chunk_frames: int = 160
     audio_downsample: int = 16
-    audio_window_chunks: int = 8
+    audio_window_chunks: int = 5
     max_audio_seconds: float | int | None = None
     patch_size: int = 16
     temporal_patch: int = 2

@@ -18,6 +18,7 @@ from omnijax.media.video import Video
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "media.npz")
 FULL, NANO = ProcessorConfig(), nano_processor()
+ODD = dataclasses.replace(FULL, audio_chunk_frames=100)  # no whole number of tokens a chunk
 GOLDEN_LIMITS = dataclasses.replace(FULL, min_pixels=1024, max_pixels=9216)
 
 
@@ -26,13 +27,14 @@ def noise(samples: int) -> np.ndarray:
 
 
 def test_each_chunk_and_the_tail_round_up_to_tokens_on_their_own():
-    assert [audio_tokens(n, FULL) for n in (1, 16, 17, 100, 101, 200)] == [1, 1, 2, 7, 8, 14]
+    assert [audio_tokens(n, FULL) for n in (1, 16, 17, 160, 161, 320)] == [1, 1, 2, 10, 11, 20]
+    assert [audio_tokens(n, ODD) for n in (1, 16, 17, 100, 101, 200)] == [1, 1, 2, 7, 8, 14]
     assert [audio_tokens(n, NANO) for n in (160, 161, 300, 320)] == [10, 11, 19, 20]
 
 
 def test_audio_arrays_are_the_mel_in_chunks_with_zeros_past_its_end():
     samples = noise(41_000)  # 256 frames
-    out = audio_arrays(samples, FULL)
+    out = audio_arrays(samples, ODD)
     assert out.mel.shape == (3, 100, 128) and out.mel.dtype == np.float32
     assert out.lengths.tolist() == [100, 100, 56] and out.lengths.dtype == np.int32
     assert out.num_tokens == 7 + 7 + 4
@@ -41,9 +43,9 @@ def test_audio_arrays_are_the_mel_in_chunks_with_zeros_past_its_end():
 
 
 def test_chunks_fall_into_windows_of_the_configs_size_or_the_one_given():
-    samples = noise(16_000 * 5)
-    assert audio_arrays(samples, FULL).windows.tolist() == [0] * 5
-    assert audio_arrays(samples, FULL, window_chunks=2).windows.tolist() == [0, 0, 1, 1, 2]
+    samples = noise(16_000 * 9)
+    assert audio_arrays(samples, FULL).windows.tolist() == [0] * 5 + [1]  # after 8 s
+    assert audio_arrays(samples, FULL, window_chunks=4).windows.tolist() == [0] * 4 + [1] * 2
     with pytest.raises(UserError, match="window is 0 chunks"):
         audio_arrays(samples, FULL, window_chunks=0)
 
