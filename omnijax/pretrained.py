@@ -31,7 +31,7 @@ from omnijax.generate.speech import SpeechConfig
 from omnijax.generate.text import TextGenerator
 from omnijax.media import ProcessorConfig
 from omnijax.models.talker import Talker, TalkerConfig
-from omnijax.models.thinker import Thinker, ThinkerConfig, text_inputs
+from omnijax.models.thinker import Thinker, ThinkerConfig, check_media, text_inputs
 from omnijax.sharding import flatten
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.checkpoint import load_weights, read_params, save_weights
@@ -76,6 +76,7 @@ def load(weights: str) -> Loaded:
     model = from_dict(ThinkerConfig, config["model"], "config.model.")
     decoder = dataclasses.replace(model.decoder, remat="none")
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
+    check_media(model, processor)
     thinker = Thinker(dataclasses.replace(model, decoder=decoder))
     check_params(thinker, params, directory)
     own = directory / TOKENIZER

@@ -66,6 +66,14 @@ def test_weights_of_another_model_are_named(run, tmp_path):
         pretrained.load(str(tmp_path / "weights"))
 
 
+def test_weights_with_a_processor_of_another_encoder_are_refused(run, tmp_path):
+    _, config = pretrained.read_params(run)
+    config["model"]["aut"] = to_dict(presets.tiny().aut)
+    pretrained.export(run, tmp_path / "weights")
+    with pytest.raises(UserError, match="processor.audio_chunk_frames is 160, .* encoder has 32"):
+        pretrained.load(str(tmp_path / "weights"))
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match="no weights at .*nowhere.*: give nano, a folder"):
         pretrained.load(str(tmp_path / "nowhere"))

@@ -9,7 +9,7 @@ from omnijax.data import Pipeline, PipelineConfig, make_pipeline
 from omnijax.errors import UserError
 from omnijax.media.processor import ProcessorConfig
 from omnijax.models.aut import AuT, AuTDecoder, AuTDecoderConfig
-from omnijax.models.thinker import Thinker, ThinkerConfig
+from omnijax.models.thinker import Thinker, ThinkerConfig, check_media
 from omnijax.models.vision import VisionEncoder
 from omnijax.text.tokenizer import Tokenizer
 from omnijax.train.kinds import Config, Kind, memory_gb, open_tokenizer
@@ -34,23 +34,6 @@ def resolve_model(model: Mapping[str, Any], tokenizer: Tokenizer) -> ThinkerConf
         image_token_id=tokenizer.special("image_pad"),
         video_token_id=tokenizer.special("video_pad"),
     )
-
-
-def check_media(model: ThinkerConfig, processor: ProcessorConfig) -> None:
-    """The processor's arrays must have the sizes that the encoders read."""
-    pairs = []
-    if model.aut is not None:
-        pairs += [
-            ("audio_chunk_frames", processor.audio_chunk_frames, model.aut.chunk_frames),
-            ("audio_downsample", processor.audio_downsample, model.aut.downsample),
-            ("mel_bins", processor.mel_bins, model.aut.mel_bins),
-        ]
-    if model.vision is not None:
-        for name in ("patch_size", "temporal_patch", "spatial_merge"):
-            pairs.append((name, getattr(processor, name), getattr(model.vision, name)))
-    for name, given, needed in pairs:
-        if given != needed:
-            raise UserError(f"config.processor.{name} is {given}, the model's encoder has {needed}")
 
 
 def resolve(config: Config) -> dict[str, Any]:

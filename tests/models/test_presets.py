@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 import omnijax
+from omnijax.errors import UserError
+from omnijax.media import ProcessorConfig, nano_processor
 from omnijax.models import presets
-from omnijax.models.thinker import Thinker, text_inputs
+from omnijax.models.thinker import Thinker, check_media, text_inputs
 from omnijax.text.tokenizer import Tokenizer
 
 
@@ -45,6 +47,13 @@ def test_the_described_system_hears_at_16x():
     config = presets.qwen3_5_omni_35b_a3b()
     assert config.aut.downsample == 16
     assert count(config, "audio") > 500e6
+
+
+def test_a_processors_defaults_are_the_described_systems_and_no_other():
+    check_media(presets.qwen3_5_omni_35b_a3b(), ProcessorConfig())
+    check_media(presets.nano(), nano_processor())
+    with pytest.raises(UserError, match="audio_chunk_frames is 160, the model's encoder has 100"):
+        check_media(presets.qwen3_omni_30b_a3b(), ProcessorConfig())
 
 
 def test_nano_is_small_enough_to_ship():

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from omnijax.errors import UserError
+from omnijax.media.processor import ProcessorConfig
 from omnijax.models.thinker.config import ThinkerConfig
 from omnijax.typing import Array, Float, Int
 
@@ -42,6 +44,26 @@ def text_inputs(tokens: Int[Array, "B T"]) -> ThinkerInputs:
     """Plain text, one document a row, no padding."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), (3, *tokens.shape))
     return ThinkerInputs(tokens, positions, jnp.ones_like(tokens))
+
+
+def check_media(model: ThinkerConfig, processor: ProcessorConfig) -> None:
+    """Raises UserError where the processor's arrays have not the sizes that the encoders read.
+
+    A model would run on them: their features would lie at other tokens than theirs, or nowhere.
+    """
+    pairs = []
+    if model.aut is not None:
+        pairs += [
+            ("audio_chunk_frames", processor.audio_chunk_frames, model.aut.chunk_frames),
+            ("audio_downsample", processor.audio_downsample, model.aut.downsample),
+            ("mel_bins", processor.mel_bins, model.aut.mel_bins),
+        ]
+    if model.vision is not None:
+        for name in ("patch_size", "temporal_patch", "spatial_merge"):
+            pairs.append((name, getattr(processor, name), getattr(model.vision, name)))
+    for name, given, needed in pairs:
+        if given != needed:
+            raise UserError(f"config.processor.{name} is {given}, the model's encoder has {needed}")
 
 
 def empty_media(config: ThinkerConfig, inputs: ThinkerInputs) -> ThinkerInputs:
