@@ -270,20 +270,20 @@ class Speech:
         if last and not self._begun:
             self._closed = "nothing to say"  # no sound, no noise
             return
-        ids: list[int] = []
-        for word in _WORD_START.split(ready) if ready else ():
-            own = self._speaker.tokenizer.encode(word, literal=True)
-            ids += own
-            self._tokens += len(own)
-            self._pieces.append((self._tokens, word))
+        words = _WORD_START.split(ready) if ready else []
+        own = [self._speaker.tokenizer.encode(word, literal=True) for word in words]
+        ids = [one for word in own for one in word]
         if not (ids or last) or self.done or self._cut:  # one that is over hears no more
             return
         if self._stream.fits(len(ids) + 1):  # there stays room for the end
             self._stream.push(ids, last=last)
-        elif self._stream.fits(1):
+            for word, read in zip(words, own, strict=True):
+                self._tokens += len(read)
+                self._pieces.append((self._tokens, word))
+        elif self._tokens and self._stream.fits(1):
             self._cut = True  # what was pushed before is still spoken
             self._stream.push([], last=True)
-        else:
+        else:  # of the end alone, noise would be made
             self._closed = "length"
 
     def packets(self) -> Iterator[Float[np.ndarray, "_"]]:

@@ -233,3 +233,15 @@ def test_of_text_that_does_not_fit_what_came_before_is_spoken():
     assert speech.reason == "length" and speech.done
     speech.push("and more", last=True)  # changes nothing
     assert speech.reason == "length"
+
+
+def test_of_text_that_never_fits_nothing_is_spoken_and_nothing_counts_as_said():
+    speech = tiny.speaker(max_len=64).start(tiny.speaker().voice())
+    speech.push(" ".join([ANSWER] * 4), last=True)
+    assert speech.done and speech.reason == "length"
+    assert not len(tiny.drained(speech)) and not speech.said
+    speech = tiny.speaker(max_len=64).start(tiny.speaker().voice())
+    speech.push("two bells a ")
+    speech.push(" ".join([ANSWER] * 4), last=True)
+    assert len(tiny.drained(speech)) and speech.reason == "length"
+    assert speech.said == "two bells"  # and not " a", which is one token as the mark of the end is
