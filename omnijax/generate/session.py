@@ -50,7 +50,8 @@ class Session:
       generator: holds the model; its ``max_len`` is the longest conversation.
       tools: definitions that the model may call.
       system: a system message.
-      style: how the template is written; past turns are never rewritten.
+      style: how the template is written; past turns are never rewritten, so one that thinks has
+        to keep its thoughts (``keep_thinking``), or it is refused here.
       speaker: answers are spoken as well, as they are written; tool calls and thoughts never are.
         Where its config says ``context``, it reads the user's turn first, as the Thinker did.
       voice: who speaks; None: the speaker's first stored voice. language: its name, where known.
@@ -72,9 +73,11 @@ class Session:
         language: str | None = None,
         seed: int = 0,
     ):
+        self._style = style or ChatStyle()
+        self._style.check_continues()
         self.messages: list[dict] = [{"role": "system", "content": system}] if system else []
         self._generator, self._tokenizer, self._processor = generator, tokenizer, processor
-        self._tools, self._style = list(tools), style or ChatStyle()
+        self._tools = list(tools)
         self._rows = generator.start(1, seed)
         self._chat = ChatState()
         self.unread: list[dict] = []

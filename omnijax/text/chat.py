@@ -129,11 +129,8 @@ def render_turn(
     After a reply was generated, continue from `state.after_reply(tokens, tokenizer)`.
     """
     begins = state.messages == 0
-    if not begins and style.thinking != "none" and not style.keep_thinking:
-        raise UserError(
-            f"thinking={style.thinking!r} drops past thoughts, so a rendered history cannot be "
-            "continued: set keep_thinking"
-        )
+    if not begins:
+        style.check_continues()
     if not begins and tools:
         raise UserError("tools are offered in the first turn; this conversation has begun")
     if not messages:

@@ -49,6 +49,14 @@ class ChatStyle:
             value = self.stamp_probability
             raise UserError(f"ChatStyle.stamp_probability is {value}, must be in 0..1")
 
+    def check_continues(self) -> None:
+        """Raises UserError where a rendered history cannot be gone on from, turn by turn."""
+        if self.thinking != "none" and not self.keep_thinking:
+            raise UserError(
+                f"thinking={self.thinking!r} drops past thoughts, so a rendered history cannot be "
+                "continued: set keep_thinking"
+            )
+
 
 def qwen3_5_style(*, thinking: bool = True) -> ChatStyle:
     """The released Qwen3.5 template."""

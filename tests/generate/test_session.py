@@ -19,7 +19,7 @@ from omnijax.media import (
 )
 from omnijax.models import presets
 from omnijax.models.thinker import Thinker, text_inputs
-from omnijax.text import ChatStyle, nano_tokenizer, render
+from omnijax.text import ChatStyle, nano_tokenizer, qwen3_5_style, render
 from omnijax.text.tools import ToolCall as Call
 from omnijax.text.tools import render_call
 
@@ -171,6 +171,12 @@ def test_a_thought_is_not_shown(model):
     )
     session.push(text="which?")
     assert shown(session.respond()) == "A red one."
+
+
+def test_a_style_that_drops_thoughts_is_refused_before_the_first_turn(model):
+    for thinking in (True, False):
+        with pytest.raises(UserError, match="drops past thoughts.*: set keep_thinking"):
+            start(model, style=qwen3_5_style(thinking=thinking))
 
 
 def test_a_call_inside_a_thought_is_no_call_anywhere(model):
