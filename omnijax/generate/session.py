@@ -112,8 +112,14 @@ class Session:
             raise UserError("nothing was pushed: give text, image, audio, video or tool_result")
         content = [self._opened(item) for item in (*items, *given)]
         # Results stand before what the user says, one for each call.
-        if tool_result is not None and (len(self.unread) >= self._open_calls or self._asked):
-            raise UserError("no tool call waits for a result")
+        if tool_result is not None:
+            if len(self.unread) - self._asked >= self._open_calls:
+                raise UserError("no tool call waits for a result")
+            if self._asked:
+                raise UserError(
+                    "a tool's result comes before what the user says, and that was pushed: drop() "
+                    "takes it back, with the results pushed before it"
+                )
         # From here nothing is refused.
         self._chat = self._after_reply()
         self._reply, self._before = None, None

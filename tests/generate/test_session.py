@@ -163,6 +163,21 @@ def test_a_tool_call_is_an_event_and_never_text_and_its_result_goes_back(model):
     assert_as_at_once(generator, session, generator.produced, TOOLS)
 
 
+def test_a_result_behind_what_the_user_said_is_told_to_come_first_and_drop_mends_it(model):
+    call = render_call(Call("play", {"times": 3}))
+    _, session = start(model, f"{call}<|im_end|>", "Good.<|im_end|>", tools=TOOLS)
+    session.push(text="play it")
+    list(session.respond())
+    session.push(text="and?")
+    with pytest.raises(UserError, match=r"result comes before what the user says.*drop\(\)"):
+        session.push(tool_result="done")
+    session.drop()
+    session.push(tool_result="done", text="and?")
+    with pytest.raises(UserError, match="no tool call waits"):  # it has its result
+        session.push(tool_result="done")
+    assert shown(session.respond()) == "Good."
+
+
 def test_a_thought_is_not_shown(model):
     _, session = start(
         model,
