@@ -150,8 +150,8 @@ class Speaker:
         """What is read before an answer.
 
         Raises:
-          UserError: it is too long; a language that the Talker has not learned, codes, ids or a
-            width that it has not; a Talker of two tracks.
+          UserError: it leaves no room to speak; a language that the Talker has not learned, codes,
+            ids or a width that it has not; a Talker of two tracks.
         """
         if self.talker.config.form != "aria":
             raise UserError("a Talker of two tracks speaks whole texts: use say")

@@ -134,8 +134,8 @@ class SpeechGenerator:
             own prompt, where it is not to be guided. None: no row is.
 
         Raises:
-          UserError: a prompt is longer than ``max_len``; a pace is missing or not positive;
-            ``unshown`` has not one prompt for each.
+          UserError: a prompt leaves no room to speak in ``max_len``; a pace is missing or not
+            positive; ``unshown`` has not one prompt for each.
         """
         paces = [PACE] * len(prompts) if paces is None else paces
         if len(paces) != len(prompts) or not all(0 < pace < math.inf for pace in paces):
@@ -179,12 +179,15 @@ class SpeechGenerator:
         return SpeechStream(self, state, lengths.tolist(), max_frames, paces)
 
     def check(self, prompts: Sequence[TalkerRow]) -> None:
-        """Raises UserError where a prompt is longer than ``max_len``."""
-        longest = max(len(prompt.tokens) for prompt in prompts)
-        if longest > self.max_len:
+        """Raises UserError where a prompt leaves no room in ``max_len`` to read and speak."""
+        longest, config = max(len(prompt.tokens) for prompt in prompts), self.config
+        chunk = config.text_chunk + config.frame_chunk if config.policy == "chunked" else 2
+        chunk = 1 if self.model.config.form == "dual_track" else chunk  # its text is beside
+        if longest + chunk > self.max_len:
             raise UserError(
                 f"the Talker's prompt (voice, user's turn where it reads that) has {longest} "
-                f"positions, the limit (max_len) is {self.max_len}"
+                f"positions and a first chunk of text and frames {chunk}, the limit (max_len) is "
+                f"{self.max_len}"
             )
 
     def __call__(

@@ -154,7 +154,7 @@ def test_the_talker_reads_the_user_s_turn_as_the_thinker_has_read_it(model):  # 
 def test_a_turn_that_the_talker_cannot_read_is_refused_before_anything_is(model):  # noqa: F811
     talk = session(model, listener(model, max_len=48), ANSWER + END)
     talk.push(image=IMAGE, text="what is left of the red circle, and what is right of it?")
-    with pytest.raises(UserError, match=r"user's turn.* has \d+ positions, the limit .* is 48"):
+    with pytest.raises(UserError, match=r"user's turn.* has \d+ positions .*, the limit .* is 48"):
         talk.respond()
     assert int(talk._rows.cache.length[0]) == 0 and talk._chat == ChatState()
     talk.drop()

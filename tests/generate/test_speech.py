@@ -309,8 +309,11 @@ def test_what_cannot_be_is_refused_by_name_and_number():
     for paces in ([1.0], [1.0, 0.0], [1.0, float("nan")]):
         with pytest.raises(UserError, match="a positive number for each of 2 prompts"):
             generator().start(PROMPTS, paces=paces)
-    with pytest.raises(UserError, match=r"prompt .* has 17 positions, the limit .max_len. is 10"):
-        generator(max_len=10).start(PROMPTS)
+    # Room for the prompt is not enough: four text tokens and four frames come at least.
+    for max_len, chunk, policy in ((24, 8, "chunked"), (18, 2, "learned")):
+        message = rf"has 17 positions and a first chunk .* {chunk}, the limit .* is {max_len}"
+        with pytest.raises(UserError, match=message):
+            generator(max_len=max_len, policy=policy).start(PROMPTS)
     stream = generator().start(PROMPTS)
     with pytest.raises(UserError, match=r"row 0 does not fit: 318 positions.*\(max_len\) is 256"):
         stream.push(30 * TEXTS[0], last=True)
