@@ -27,7 +27,7 @@ from omnijax.generate.events import (
 from omnijax.generate.prompts import collate_prompts
 from omnijax.generate.speaker import Speaker, Speech
 from omnijax.generate.text import TextGenerator
-from omnijax.media import ProcessorConfig, check_audio, check_image, check_video
+from omnijax.media import ProcessorConfig, open_audio, open_image, open_video
 from omnijax.models.talker.context import Context, context_of
 from omnijax.models.talker.prompt import Voice
 from omnijax.models.thinker import text_inputs
@@ -104,13 +104,16 @@ class Session:
         conversation, and only that.
 
         Raises:
-          UserError: a file cannot be read, say; the conversation is as it was.
+          UserError: a file cannot be read or a medium not be shown to the model, say, or all that
+            is given is blank; the conversation is as it was.
         """
         named = (("image", image), ("video", video), ("audio", audio), ("text", text or None))
         given = [{"type": kind, kind: value} for kind, value in named if value is not None]
-        if not items and not given and tool_result is None:
+        # Blank text is no text: the template strips it.
+        given = [*items, *given] if pieces_of([*items, *given], "user") else []
+        if not given and tool_result is None:
             raise UserError("nothing was pushed: give text, image, audio, video or tool_result")
-        content = [self._opened(item) for item in (*items, *given)]
+        content = [self._opened(item) for item in given]
         # Results stand before what the user says, one for each call.
         if tool_result is not None:
             if len(self.unread) - self._asked >= self._open_calls:
@@ -206,19 +209,18 @@ class Session:
         return bool(self.unread) and self.unread[-1]["role"] == "user"
 
     def _opened(self, item: Mapping) -> Mapping:
-        """The item with its file read and its medium checked."""
+        """The item with its file read and its medium as the processor takes it."""
         for piece in pieces_of([item], "user"):
             if isinstance(piece, str):
                 continue
+            processor = self._processor
             if piece.kind == "image":
-                value = check_image(read_image(piece), self._processor.min_side)
+                value = open_image(read_image(piece), processor)
             elif piece.kind == "audio":
-                limit = self._processor.max_audio_seconds
-                value = check_audio(read_audio(piece.value), max_seconds=limit)
+                value = open_audio(read_audio(piece.value), processor)
             else:
-                fps = piece.options.get("fps")
-                value = check_video(read_video(piece.value, self._processor, fps))
-                check_image(value.frames[0], self._processor.min_side, "video frame")
+                video = read_video(piece.value, processor, piece.options.get("fps"))
+                value = open_video(video, processor, self._style.sound_of_video)
             return {**piece.options, "type": piece.kind, piece.kind: value}
         return item
 

@@ -11,6 +11,9 @@ from omnijax.media.processor import (
     audio_tokens,
     image_arrays,
     nano_processor,
+    open_audio,
+    open_image,
+    open_video,
     video_arrays,
 )
 from omnijax.media.video import Video, check_video, load_video, sample_frames, write_video
@@ -36,6 +39,9 @@ __all__ = [
     "load_video",
     "log_mel",
     "nano_processor",
+    "open_audio",
+    "open_image",
+    "open_video",
     "resample",
     "resize_image",
     "sample_frames",

@@ -117,6 +117,12 @@ def _host():
     return jax.jit(log10_mel, static_argnames="config", compiler_options=options), device
 
 
+def check_length(samples: int, config: MelConfig, name: str = "audio") -> None:
+    """Raises UserError where so many samples are shorter than one hop: they have no frame."""
+    if samples < config.hop:
+        raise UserError(f"{name} has {samples} samples, mel needs at least one hop of {config.hop}")
+
+
 def log_mel(
     samples: Float[np.ndarray, " A"], config: MelConfig = MelConfig()
 ) -> Float[np.ndarray, "T M"]:
@@ -125,11 +131,8 @@ def log_mel(
     Raises UserError for a clip shorter than one hop and for samples that are not finite.
     """
     _check_finite(samples)
+    check_length(len(samples), config)
     count = len(samples) // config.hop
-    if count == 0:
-        raise UserError(
-            f"audio has {len(samples)} samples, mel needs at least one hop of {config.hop}"
-        )
     half = config.window // 2
     end = config.hop * (count - 1) + half
     head = _mirrored(samples, -half, 0)

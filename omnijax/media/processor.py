@@ -7,9 +7,16 @@ from typing import NamedTuple
 import numpy as np
 
 from omnijax.errors import UserError
+from omnijax.media.audio import Audio, check_audio, resample
 from omnijax.media.image import check_image, resize_image, smart_resize
-from omnijax.media.mel import MelConfig, log_mel
-from omnijax.media.video import Video, patch_times, sample_frames, smart_resize_video
+from omnijax.media.mel import MelConfig, check_length, log_mel
+from omnijax.media.video import (
+    Video,
+    check_video,
+    patch_times,
+    sample_frames,
+    smart_resize_video,
+)
 from omnijax.typing import Float, Shaped
 
 
@@ -186,16 +193,37 @@ def audio_arrays(
     )
 
 
+def open_audio(audio: Audio, config: ProcessorConfig, name: str = "audio") -> Audio:
+    """The clip at config.sample_rate, or the UserError that `audio_arrays` would raise of it."""
+    check_audio(audio, name, config.max_audio_seconds)
+    audio = resample(audio, config.sample_rate)
+    check_length(len(audio.samples), config.mel, name)
+    return audio
+
+
+def open_image(image: Shaped[np.ndarray, "..."], config: ProcessorConfig):
+    """The picture as given, or the UserError that `image_arrays` would raise of it."""
+    _image_size(check_image(image, config.min_side), config)
+    return image
+
+
+def open_video(video: Video, config: ProcessorConfig, sound: bool = True) -> Video:
+    """The video, its sound at config.sample_rate, or the UserError that rendering would raise.
+
+    sound: whether its sound track is heard.
+    """
+    check_video(video)
+    check_image(video.frames[0], config.min_side, "video frame")
+    _video_size(video.frames, config)
+    if video.audio is None or not sound:
+        return video
+    return video._replace(audio=open_audio(video.audio, config, "video: sound track"))
+
+
 def image_arrays(image: Shaped[np.ndarray, "..."], config: ProcessorConfig) -> VisionArrays:
     """A picture, resized bicubically to whole merge blocks, as patches; its frame is repeated to
     fill the temporal patch, as in the released processor."""
-    check_image(image, config.min_side)
-    height, width = smart_resize(
-        *image.shape[:2],
-        factor=config.factor,
-        min_pixels=config.min_pixels,
-        max_pixels=config.max_pixels,
-    )
+    height, width = _image_size(check_image(image, config.min_side), config)
     frame = resize_image(image, height, width)
     patches = _patchify(frame[None], 1, config)
     # (p, channel, 1, pixels) -> the one frame stands for all of the temporal patch.
@@ -223,23 +251,7 @@ def video_arrays(
     )
     frames = video.frames
     fill = -len(frames) % config.temporal_patch
-    if config.max_video_pixels is None and config.min_video_pixels is None:
-        height, width = smart_resize(
-            *frames.shape[1:3],
-            factor=config.factor,
-            min_pixels=config.min_pixels,
-            max_pixels=config.max_pixels,
-            name="video frame",
-        )
-    else:
-        height, width = smart_resize_video(
-            len(frames),
-            *frames.shape[1:3],
-            factor=config.factor,
-            temporal_patch=config.temporal_patch,
-            min_pixels=config.min_video_pixels or 1,
-            max_pixels=config.max_video_pixels or config.max_pixels * len(frames),
-        )
+    height, width = _video_size(frames, config)
     if frames.shape[1:3] != (height, width):
         frames = np.stack([resize_image(frame, height, width) for frame in frames])
     if fill:
@@ -249,6 +261,31 @@ def video_arrays(
     patches = _patchify(frames, config.temporal_patch, config)
     grid = (len(frames) // config.temporal_patch, height, width)
     return _vision_arrays(patches, grid, times, spacing * config.temporal_patch, config)
+
+
+def _image_size(image, config: ProcessorConfig, name: str = "image") -> tuple[int, int]:
+    """(height, width) of a picture once it is resized."""
+    return smart_resize(
+        *image.shape[:2],
+        factor=config.factor,
+        min_pixels=config.min_pixels,
+        max_pixels=config.max_pixels,
+        name=name,
+    )
+
+
+def _video_size(frames, config: ProcessorConfig) -> tuple[int, int]:
+    """(height, width) of each of a video's frames once they are resized."""
+    if config.max_video_pixels is None and config.min_video_pixels is None:
+        return _image_size(frames[0], config, "video frame")
+    return smart_resize_video(
+        len(frames),
+        *frames.shape[1:3],
+        factor=config.factor,
+        temporal_patch=config.temporal_patch,
+        min_pixels=config.min_video_pixels or 1,
+        max_pixels=config.max_video_pixels or config.max_pixels * len(frames),
+    )
 
 
 # The released (x / 255 - 0.5) / 0.5, once for each of the 256 values.

@@ -41,6 +41,7 @@ TOOLS = [
 ]
 IMAGE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 AUDIO = Audio(np.sin(np.arange(12_000) / 9).astype(np.float32) / 2, 16_000)
+STRIP = np.zeros((8, 4000, 3), np.uint8)
 VIDEO = Video(np.stack([IMAGE] * 4), np.arange(4) / 4, AUDIO)
 
 
@@ -238,6 +239,20 @@ def test_of_a_clip_only_the_frames_are_read_that_the_model_is_shown(model, tmp_p
         np.testing.assert_array_equal(video_arrays(video, PROCESSOR, fps).patches, whole.patches)
 
 
+def test_blanks_and_what_cannot_be_heard_do_not_end_the_answer_that_is_running(model):
+    _, session = start(model, "The red circle jumps with a bell.<|im_end|>")
+    session.push(text="what happens?")
+    events = session.respond()
+    heard = [next(events)]
+    for item in (
+        {"type": "text", "text": " "},
+        {"type": "audio", "audio": Audio(AUDIO.samples[:9], 16_000)},
+    ):
+        with pytest.raises(UserError, match="nothing was pushed|9 samples"):
+            session.push(item)
+    assert shown([*heard, *events]) == "The red circle jumps with a bell."
+
+
 def test_an_incomplete_character_is_never_shown(model):
     text = "ça 🙂 là"
     tokens = TOKENIZER.encode(text)
@@ -303,7 +318,16 @@ def test_what_cannot_be_read_leaves_the_conversation_as_it_was(model, tmp_path):
         ({"audio": nan._replace(sample_rate=0)}, "sample rate is 0"),
         ({"video": Video(np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0))}, "has no frames"),
         ({"tool_result": "3"}, "no tool call waits"),
+        ({"audio": AUDIO._replace(samples=AUDIO.samples[:100])}, "100 samples, mel needs .* 160"),
+        ({"audio": Audio(AUDIO.samples[:400], 48_000)}, "audio has 133 samples, mel needs .* 160"),
+        (
+            {"video": VIDEO._replace(audio=AUDIO._replace(samples=AUDIO.samples[:100]))},
+            "sound track has 100 samples, mel needs at least one hop of 160",
+        ),
+        ({"image": STRIP}, "4000x8 pixels, an aspect ratio of 500, over the limit of 200"),
+        ({"video": Video(STRIP[None], np.zeros(1))}, "video frame: is 4000x8 pixels, an aspect"),
         ({"text": ""}, "nothing was pushed"),
+        ({"text": " \n "}, "nothing was pushed"),
         ({}, "nothing was pushed"),
     ):
         with pytest.raises(UserError, match=message):
