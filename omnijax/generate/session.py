@@ -26,11 +26,11 @@ from omnijax.generate.events import (
 )
 from omnijax.generate.prompts import collate_prompts
 from omnijax.generate.speaker import Speaker, Speech
-from omnijax.generate.text import TextGenerator
+from omnijax.generate.text import DecodeState, TextGenerator
 from omnijax.media import ProcessorConfig, open_audio, open_image, open_video
 from omnijax.models.talker.context import Context, context_of
 from omnijax.models.talker.prompt import Voice
-from omnijax.models.thinker import text_inputs
+from omnijax.models.thinker.inputs import ThinkerInputs
 from omnijax.text.chat import ChatState, ChatStyle, Rendered, render_turn
 from omnijax.text.content import pieces_of, read_audio, read_image, read_video
 from omnijax.text.tokenizer import Tokenizer
@@ -78,12 +78,13 @@ class Session:
         self.messages: list[dict] = [{"role": "system", "content": system}] if system else []
         self._generator, self._tokenizer, self._processor = generator, tokenizer, processor
         self._tools = list(tools)
-        self._rows = generator.start(1, seed)
+        self._rows, self._seed = generator.start(1, seed), seed
+        self._past: list[ThinkerInputs] = []  # all that the rows have read before the last answer
         self._chat = ChatState()
         self.unread: list[dict] = []
         self._reply: list[int] | None = None  # tokens of the answer that may still grow
         self._last_push = time.monotonic()
-        self._speaker, self._language, self._seed = speaker, language, seed
+        self._speaker, self._language = speaker, language
         self._voice = speaker.voice() if speaker is not None and voice is None else voice
         self.speech: Speech | None = None
         self._before: Any = None  # the rows before the answer, to go back to if it is interrupted
@@ -124,8 +125,8 @@ class Session:
                     "takes it back, with the results pushed before it"
                 )
         # From here nothing is refused.
-        self._chat = self._after_reply()
-        self._reply, self._before = None, None
+        if self._reply is not None:
+            self._end_reply()
         if tool_result is not None:
             self.unread.append({"role": "tool", "content": str(tool_result)})
         if content and self._asked:
@@ -138,7 +139,8 @@ class Session:
         """Read what was pushed and answer it, as it is produced.
 
         Who stops listening in the middle loses nothing: the conversation goes on after what was
-        produced until then, or where the answer is spoken, after what was said.
+        produced until then, or where the answer is spoken, after what was said. So it does after an
+        interrupt (Ctrl-C); one before the answer begins leaves the turn unread.
 
         Raises:
           UserError: nothing was pushed, or it does not fit; then `drop` takes it back.
@@ -156,6 +158,7 @@ class Session:
             tools=self._tools if begins else None,
             style=self._style,
         )
+        self._rows = self._whole(self._rows)
         room = self._generator.max_len - int(self._rows.cache.length[0])
         if len(rendered.tokens) + max_new_tokens > room:
             raise UserError(
@@ -163,24 +166,28 @@ class Session:
                 f"{max_new_tokens}, the conversation has room for {room}"
             )
         inputs = collate_prompts([rendered], self._processor)
-        heard, language = None, self._language
+        heard, speech, before = None, None, None
         if self._speaker is not None:  # before anything is read: it may be refused
             turn = self._heard(rendered, None)
-            self._speaker.prompt(self._voice, language=language, context=turn)
+            self._speaker.prompt(self._voice, language=self._language, context=turn)
         if self._listens:
             layer = self._speaker.talker.config.accept_hidden_layer
-            self._rows, stream = self._generator.read(self._rows, inputs, layer)
+            rows, stream = self._generator.read(self._rows, inputs, layer)
             stream = np.asarray(stream[0], np.float32)[: len(rendered.tokens)]
             heard = self._heard(rendered, stream)
         else:
-            self._rows = self._generator.prefill(self._rows, inputs)
+            rows = self._generator.prefill(self._rows, inputs)
         if self._speaker is not None:
-            self.speech = self._speaker.start(
-                self._voice, language=language, context=heard, seed=self._seed
+            speech = self._speaker.start(
+                self._voice, language=self._language, context=heard, seed=self._seed
             )
-            self._before = jax.tree.map(jnp.copy, self._rows)  # decoding takes the rows' buffers
-        self.messages += [*self.unread, {"role": "assistant", "content": ""}]
-        self.unread, self._chat, self._reply = [], chat, []
+            before = jax.tree.map(jnp.copy, rows)  # decoding takes the rows' buffers
+        turn = [*self.unread, {"role": "assistant", "content": ""}]
+        # Together, with no call between: who interrupts (Ctrl-C) leaves all of it done or nothing.
+        self._rows, self._before, self._chat, self.speech = rows, before, chat, speech
+        self._past += [inputs]
+        self.messages += turn
+        self.unread, self._reply = [], []
         return self._stream(self._reply, max_new_tokens)
 
     def _heard(self, rendered: Rendered, stream: Float[np.ndarray, "T H"] | None) -> Context | None:
@@ -233,14 +240,15 @@ class Session:
             if self._reply is not reply:  # Something was pushed: this answer is over.
                 return
             steps = min(self._generator.block, budget - len(reply))
-            self._rows, (new,) = self._generator.decode(self._rows, steps)
+            rows, (new,) = self._generator.decode(self._rows, steps)
+            text = self._tokenizer.decode(reply + new, skip_special=True)
+            message = _as_message(*split_answer(text, self._tools, thinking=thinking))
+            self._rows, self.messages[-1] = rows, message  # together, as in `respond`
             reply += new
             if reply[-1] in stops:
                 reason = "stop"
             elif len(reply) >= budget:
                 reason = "length"
-            text = self._tokenizer.decode(reply, skip_special=True)
-            self.messages[-1] = _as_message(*split_answer(text, self._tools, thinking=thinking))
             for found in reader.read(text, last=reason is not None):
                 if isinstance(found, str):
                     yield TextDelta(found, self._since())
@@ -261,39 +269,58 @@ class Session:
         spoken = self.speech.reason if self.speech is not None else None
         yield TurnEnd(reason, text, len(reply), self._since(), spoken)
 
-    def _after_reply(self) -> ChatState:
-        """The chat if the answer ended now; it has the calls that its message has."""
-        if self._reply is None:
-            return self._chat
-        self._keep_what_was_said()
-        chat = self._chat.after_reply(self._reply, self._tokenizer)
-        return chat._replace(open_calls=self._open_calls)
+    def _end_reply(self) -> None:
+        """The answer ends as it is; the chat has the calls that its message has."""
+        rows, reply, message = self._kept()
+        read = [self._at_reply(reply)] if reply else []
+        chat = self._chat.after_reply(reply, self._tokenizer)
+        chat = chat._replace(open_calls=len(message.get("tool_calls", ())))
+        self._rows, self._before, self._chat, self._reply = rows, None, chat, None
+        self._past += read
+        self.messages[-1] = message
 
-    def _keep_what_was_said(self) -> None:
-        """An answer that is interrupted while it is spoken ends where its speech has got to.
+    def _kept(self) -> tuple[DecodeState, list[int], dict]:
+        """The rows, tokens and message of the answer if it ended now.
 
-        The recurrent state cannot be taken back, so the Thinker goes back to where the answer
-        began and reads what was said of it, behind its thought. An answer with a call stays whole:
-        it was delivered; and so does one that is still being thought.
+        One that is interrupted while it is spoken ends where its speech has got to. The recurrent
+        state cannot be taken back, so the Thinker goes back to where the answer began and reads
+        what was said of it, behind its thought. An answer with a call stays whole: it was
+        delivered; and so does one that is still being thought.
         """
+        whole = self._rows, self._reply, self.messages[-1]
         if self._before is None or self.messages[-1].get("tool_calls"):
-            return
+            return whole
         said, thought, tokens = self.speech.said.strip(), "", []
         if self._style.thinking == "on":
             written = self._tokenizer.decode(self._reply, skip_special=True)
             thought, closing, _ = written.partition("</think>")
             if not closing:
-                return
+                return whole
             thought += closing + "\n\n" * bool(said)
             tokens = self._tokenizer.encode(thought)
         tokens += self._tokenizer.encode(said, literal=True) if said else []
-        rows, self._before = self._before, None
+        rows = self._whole(self._before)
         if tokens:
-            read = text_inputs(jnp.asarray([tokens], jnp.int32))
-            places = read.positions + int(self._chat.positions.next)
-            rows = self._generator.prefill(rows, read._replace(positions=places))
-        self._rows, self._reply = rows, list(tokens)
-        self.messages[-1] = {"role": "assistant", "content": thought + said}
+            rows = self._generator.prefill(rows, self._at_reply(tokens))
+        return rows, tokens, {"role": "assistant", "content": thought + said}
+
+    def _at_reply(self, tokens: Sequence[int]) -> ThinkerInputs:
+        """An answer's tokens in their places."""
+        ids = np.asarray([tokens], np.int32)
+        places = int(self._chat.positions.next) + np.arange(len(tokens), dtype=np.int32)
+        return ThinkerInputs(ids, np.broadcast_to(places, (3, *ids.shape)), np.ones_like(ids))
+
+    def _whole(self, rows: DecodeState) -> DecodeState:
+        """The rows; once more from what they had read, where an interrupt has lost their buffers.
+
+        A call that is interrupted has taken them and gives nothing back.
+        """
+        if not any(leaf.is_deleted() for leaf in jax.tree.leaves(rows)):
+            return rows
+        rows = self._generator.start(1, self._seed)
+        for inputs in self._past:
+            rows = self._generator.prefill(rows, inputs)
+        return rows
 
     def _since(self) -> float:
         return time.monotonic() - self._last_push

@@ -289,6 +289,36 @@ def test_a_caller_who_stops_listening_leaves_a_session_that_goes_on_from_what_wa
     assert_as_at_once(generator, session, generator.produced)
 
 
+@pytest.mark.parametrize("call", ["prefill", "decode"])
+def test_an_interrupt_that_takes_the_rows_with_it_leaves_a_session_that_goes_on(
+    model, monkeypatch, call
+):
+    generator, session = start(model, "A red circle.<|im_end|>", "It jumps.<|im_end|>")
+    session.push(text="what is it?")
+    list(session.respond())
+    session.push(image=IMAGE, text="and now?")
+    events = iter(())
+
+    def interrupted(*args):
+        getattr(Dictated, call)(generator, *args)  # the rows' buffers are gone
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if call == "decode":
+            events = session.respond()
+            next(events)
+        patch.setattr(generator, call, interrupted)
+        list(events) or session.respond()
+    if call == "decode":
+        session.push(text="go on")
+    generator.script.clear()
+    generator.produced.clear()
+    list(session.respond(8))
+    roles = ["user", "assistant"] * (3 if call == "decode" else 2)
+    assert [message["role"] for message in session.messages] == roles
+    assert_as_at_once(generator, session, generator.produced)
+
+
 def test_drop_takes_back_what_was_pushed_and_only_that(model):
     _, session = start(model, "Yes.<|im_end|>", system="Be brief.")
     session.push(text="never mind")

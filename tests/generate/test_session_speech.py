@@ -182,6 +182,26 @@ def interrupted(talk, chunks=3):
     raise AssertionError("the answer ended before it was interrupted")
 
 
+def test_a_turn_that_was_interrupted_before_its_answer_is_not_read_twice(model, monkeypatch):  # noqa: F811
+    voice = tiny.speaker()
+    talk = session(model, voice, "yes" + END)
+    talk.push(text="hi")
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(voice, "start", interrupted)
+        talk.respond()
+    assert talk.unread and not talk.messages and talk._chat == ChatState()
+    talk.respond()
+    rendered = render(
+        {"messages": talk.messages[:-1], "tools": TOOLS}, TOKENIZER, PROCESSOR,
+        add_generation_prompt=True,
+    )  # fmt: skip
+    assert int(talk._rows.cache.length[0]) == len(rendered.tokens)
+
+
 def test_a_push_that_is_refused_leaves_the_answer_running(model, speaker):  # noqa: F811
     talk = session(model, speaker, ANSWER + END)
     talk.push(text="hi")
