@@ -22,7 +22,10 @@ class TextDelta(NamedTuple):
 
 
 class AudioChunk(NamedTuple):
-    """More of the answer's speech, to be played after what came before."""
+    """More of the answer's speech, to be played after what came before.
+
+    It comes sooner than it can be played: ``push(heard=...)`` says how much was.
+    """
 
     samples: Float[np.ndarray, "_"]  # float32, 24 kHz, -1..1
     sample_rate: int

@@ -6,6 +6,7 @@ for event in session.respond():
     ...  # TextDelta, ToolCall, TurnEnd; with a speaker AudioChunk as well
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -88,6 +89,7 @@ class Session:
         self._voice = speaker.voice() if speaker is not None and voice is None else voice
         self.speech: Speech | None = None
         self._before: Any = None  # the rows before the answer, to go back to if it is interrupted
+        self._over = False  # whether the last answer was said to its end
         self._listens = speaker is not None and speaker.generator.config.context
         if self._listens and generator.mark != speaker.thinker.mark:
             raise UserError(
@@ -96,13 +98,25 @@ class Session:
             )
 
     def push(
-        self, *items: dict, text=None, image=None, audio=None, video=None, tool_result=None
+        self,
+        *items: dict,
+        text=None,
+        image=None,
+        audio=None,
+        video=None,
+        tool_result=None,
+        heard: float | int | None = None,
     ) -> None:
         """Add to the user's turn; media as paths or arrays, in the order image, video, audio, text.
 
         ``items`` are content items of the chat format, in an order of your own. An answer that is
         still running ends here. Of one that was being spoken, what had been said stays in the
         conversation, and only that.
+
+        ``heard``: seconds of the last answer's sound that have been played. Sound is made far
+        faster than it lasts, so who queues it to a sound device tells by this what had been said,
+        after the answer's `TurnEnd` too. None: all that was handed out; after the `TurnEnd` all of
+        the answer. To the first push behind an answer only.
 
         Raises:
           UserError: a file cannot be read or a medium not be shown to the model, say, or all that
@@ -115,6 +129,9 @@ class Session:
         if not given and tool_result is None:
             raise UserError("nothing was pushed: give text, image, audio, video or tool_result")
         content = [self._opened(item) for item in given]
+        if heard is not None and (self._speaker is None or not 0 <= heard < math.inf):
+            who = "nobody speaks" if self._speaker is None else "it must be seconds, from 0 on"
+            raise UserError(f"heard is {heard}: {who}")
         # Results stand before what the user says, one for each call.
         if tool_result is not None:
             if len(self.unread) - self._asked >= self._open_calls:
@@ -126,7 +143,7 @@ class Session:
                 )
         # From here nothing is refused.
         if self._reply is not None:
-            self._end_reply()
+            self._end_reply(heard)
         if tool_result is not None:
             self.unread.append({"role": "tool", "content": str(tool_result)})
         if content and self._asked:
@@ -187,7 +204,7 @@ class Session:
         self._rows, self._before, self._chat, self.speech = rows, before, chat, speech
         self._past += [inputs]
         self.messages += turn
-        self.unread, self._reply = [], []
+        self.unread, self._reply, self._over = [], [], False
         return self._stream(self._reply, max_new_tokens)
 
     def _heard(self, rendered: Rendered, stream: Float[np.ndarray, "T H"] | None) -> Context | None:
@@ -265,13 +282,13 @@ class Session:
                         return
         if self._reply is not reply:
             return
-        self._before = None  # said to its end
+        self._over = True
         spoken = self.speech.reason if self.speech is not None else None
         yield TurnEnd(reason, text, len(reply), self._since(), spoken)
 
-    def _end_reply(self) -> None:
+    def _end_reply(self, heard: float | int | None) -> None:
         """The answer ends as it is; the chat has the calls that its message has."""
-        rows, reply, message = self._kept()
+        rows, reply, message = self._kept(heard)
         read = [self._at_reply(reply)] if reply else []
         chat = self._chat.after_reply(reply, self._tokenizer)
         chat = chat._replace(open_calls=len(message.get("tool_calls", ())))
@@ -279,8 +296,8 @@ class Session:
         self._past += read
         self.messages[-1] = message
 
-    def _kept(self) -> tuple[DecodeState, list[int], dict]:
-        """The rows, tokens and message of the answer if it ended now.
+    def _kept(self, heard: float | int | None) -> tuple[DecodeState, list[int], dict]:
+        """The rows, tokens and message of the answer if it ended now, with so much of it heard.
 
         One that is interrupted while it is spoken ends where its speech has got to. The recurrent
         state cannot be taken back, so the Thinker goes back to where the answer began and reads
@@ -290,7 +307,10 @@ class Session:
         whole = self._rows, self._reply, self.messages[-1]
         if self._before is None or self.messages[-1].get("tool_calls"):
             return whole
-        said, thought, tokens = self.speech.said.strip(), "", []
+        if self._over and (heard is None or heard >= self.speech.seconds):
+            return whole
+        said = self.speech.said if heard is None else self.speech.said_by(heard)
+        said, thought, tokens = said.strip(), "", []
         if self._style.thinking == "on":
             written = self._tokenizer.decode(self._reply, skip_special=True)
             thought, closing, _ = written.partition("</think>")

@@ -315,9 +315,29 @@ class Speech:
 
         Where a word ends in the sound is known to nobody: the Talker has no alignment.
         """
-        frames = sum(map(len, self.codes))
-        tokens = frames / self._pace
-        if self.reason == "stop":
+        return self._words(self._frames)
+
+    def said_by(self, seconds: float | int) -> str:
+        """Those of `said` that so many seconds hold, from the beginning of the sound."""
+        return self._words(int(min(seconds / self._frame_seconds + 1e-6, self._frames)))
+
+    @property
+    def seconds(self) -> float:
+        """Of the sound in all packets so far."""
+        return self._frames * self._frame_seconds
+
+    @property
+    def _frames(self) -> int:
+        return sum(map(len, self.codes))
+
+    @property
+    def _frame_seconds(self) -> float:
+        return self._speaker.codec.config.samples_per_frame / self._speaker.sample_rate
+
+    def _words(self, frames: int) -> str:
+        tokens, read = frames / self._pace, self._stream.read[0]
+        if frames < self._frames:  # what had been read by the packet of the last frame
+            read = self.read[int(np.searchsorted(np.cumsum([*map(len, self.codes)]), frames))]
+        elif self.reason == "stop":
             tokens = self._tokens
-        read = min(tokens, self._stream.read[0])
-        return "".join(piece for end, piece in self._pieces if end <= read)
+        return "".join(piece for end, piece in self._pieces if end <= min(tokens, read))

@@ -102,6 +102,44 @@ def test_a_push_stops_the_speech_and_what_was_said_stays_in_the_history(model, s
     assert int(talk._rows.cache.length[0]) == int(other._rows.cache.length[0])
 
 
+@pytest.mark.parametrize("over", [False, True])
+def test_of_sound_that_was_not_played_yet_the_words_are_not_in_the_history(model, over):  # noqa: F811
+    talk = session(model, tiny.speaker(pace={"": 4.0}), ANSWER + END, "yes" + END)
+    talk.push(text="hi")
+    played = 12 * 48 / 24_000  # frames of the tiny codec
+    sound, words = 0.0, ""
+    for event in talk.respond(96):
+        if isinstance(event, AudioChunk):
+            sound += len(event.samples) / event.sample_rate
+            words = talk.speech.said.strip() if sound <= played + 1e-6 else words
+        if sound > 2 * played and not over:
+            break
+    assert words and words != talk.speech.said.strip()
+    for heard in (-1.0, float("nan")):
+        with pytest.raises(UserError, match="heard is .*: it must be seconds"):
+            talk.push(text="stop", heard=heard)
+    talk.push(text="stop", heard=played)
+    assert talk.messages[-1] == {"role": "assistant", "content": words}
+    talk.push(image=IMAGE, heard=0)  # the answer has ended
+    assert talk.messages[-1]["content"] == words
+    used = int(talk._rows.cache.length[0])
+    asked = {"messages": talk.messages[:1], "tools": TOOLS}
+    prompt = render(asked, TOKENIZER, PROCESSOR, add_generation_prompt=True)
+    assert used == len(prompt.tokens) + len(TOKENIZER.encode(words))
+
+
+def test_an_answer_that_was_heard_to_its_end_or_of_which_nothing_is_told_stays_whole(model):  # noqa: F811
+    for heard in (None, 60):
+        talk = session(model, tiny.speaker(), "two bells" + END)
+        talk.push(text="hi")
+        list(talk.respond(96))
+        talk.push(text="and?", heard=heard)
+        assert talk.messages[-1] == {"role": "assistant", "content": "two bells"}
+    silent = Session(Dictated(model), TOKENIZER, PROCESSOR)
+    with pytest.raises(UserError, match="heard is 1: nobody speaks"):
+        silent.push(text="hi", heard=1)
+
+
 def listener(model, **options):  # noqa: F811
     """A speaker whose Talker reads the user's turn."""
     talker = dataclasses.replace(tiny.TALKER, thinker_width=model[0].config.decoder.width)
