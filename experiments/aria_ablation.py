@@ -205,6 +205,7 @@ def cell(speaker, recogniser, language: str, source: Original, seed: int) -> dic
             [speaker.voice(voice) for _, voice, _ in part],
             languages=[language] * len(part),
             seed=seed + i,
+            whole=False,  # a schedule that runs away is scored, too
         )
     clips = [sound(speaker, codes) for codes in frames]
     heard = transcripts(recogniser, clips)

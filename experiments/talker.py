@@ -53,6 +53,9 @@ COUNT = flags.DEFINE_integer(
 )
 VOICE = flags.DEFINE_string("voice", None, "say: a stored voice.")
 LANGUAGE = flags.DEFINE_string("language", None, "say: the language's name, such as en.")
+MAX_LEN = flags.DEFINE_integer(
+    "max_len", 1024, "say: positions of an answer: voice, text and frames.", lower_bound=1
+)
 SEED = flags.DEFINE_integer("seed", 0, "say, score: of the sampling; conversations take 0.")
 EXAMPLES = flags.DEFINE_integer("examples", 100, "score: so many sentences.", lower_bound=1)
 SENTENCES = 6  # of `score`'s long answers: twice as many as any in training
@@ -218,17 +221,22 @@ def say(text: str, target: str) -> None:
 
     check_output(target, ".wav")
     speakable(text)
-    speaker: Speaker = load_speaker(WEIGHTS.value, speech_settings())
+    speaker: Speaker = load_speaker(WEIGHTS.value, speech_settings(), MAX_LEN.value)
     speech = speaker.start(speaker.voice(VOICE.value), language=LANGUAGE.value, seed=SEED.value)
     speech.push(text, last=True)
     packets = list(speech.packets())
-    if not packets and speech.reason == "length":
-        raise UserError(f"the text is too long to be said at once: it has {len(text)} characters")
+    limit = f"the limit (--max_len) is {MAX_LEN.value} positions of voice, text and frames"
+    if not packets and speech.cut:
+        raise UserError(
+            f"the text of {len(text)} characters is too long to be said at once: {limit}"
+        )
     if not packets:
         raise UserError(f"the Talker ended before it said anything of {text!r}: try another --seed")
     samples = np.concatenate(packets)
     save_audio(target, Audio(samples, speaker.sample_rate))
     print(f"{target}: {len(samples) / speaker.sample_rate:.2f} s, ended by {speech.reason}")
+    if speech.cut:
+        raise UserError(f"{target} is not the whole text of {len(text)} characters: {limit}")
 
 
 def score() -> None:

@@ -117,10 +117,13 @@ def has_voice(weights: str) -> bool:
     return all((directory / part / "config.json").is_file() for part in ("talker", "codec"))
 
 
-def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> Speaker:
+def load_speaker(
+    weights: str = "nano", speech: SpeechConfig | None = None, max_len: int = 1024
+) -> Speaker:
     """The voice beside a Thinker: ``weights`` is "nano" or a folder with "talker" and "codec".
 
     speech: how it speaks; None: as its recipe says.
+    max_len: positions of an answer: voice, user's turn where it reads that, text and frames.
     """
     directory = weights_folder(weights)
     if not has_voice(weights):
@@ -157,7 +160,7 @@ def load_speaker(weights: str = "nano", speech: SpeechConfig | None = None) -> S
     thinker = ThinkerStream(*config["thinker"]) if config.get("thinker") else None
     return Speaker(
         Talker(talker), params, codec, codec_params, tokenizer, voices, speech,
-        pace=config["pace"], thinker=thinker,
+        max_len=max_len, pace=config["pace"], thinker=thinker,
     )  # fmt: skip
 
 

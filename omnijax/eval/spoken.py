@@ -1,5 +1,6 @@
 """What a recogniser makes of what a Talker says."""
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -159,18 +160,20 @@ def score_speech(
 ) -> dict[str, float]:
     """Figures over examples of OmniWorld's `say`, each in its own voice and language.
 
-    The recogniser's WER on the source speech, and on it through the codec, stand beside.
+    The recogniser's WER on the source speech, and on it through the codec, stand beside. Of an
+    answer that does not fit the speaker's ``max_len`` the words that are missing count as errors.
     """
     truths = [example["meta"]["answer"] for example in examples]
     languages = [example["meta"]["language"] for example in examples]
     sources = [example["meta"]["speech"] for example in examples]
     voices = [speaker.voice(example["meta"]["voice"]) for example in examples]
     spoken: list[np.ndarray] = []
-    speaker.say(truths[:BATCH], voices[:BATCH], languages=languages[:BATCH])  # compiles
+    speak = functools.partial(speaker.say, whole=False)
+    speak(truths[:BATCH], voices[:BATCH], languages=languages[:BATCH])  # compiles
     began = time.monotonic()
     for i in range(0, len(examples), BATCH):
         part = slice(i, i + BATCH)
-        spoken += speaker.say(truths[part], voices[part], languages=languages[part], seed=seed + i)
+        spoken += speak(truths[part], voices[part], languages=languages[part], seed=seed + i)
     seconds = time.monotonic() - began
     clips = [Audio(samples, speaker.sample_rate) for samples in spoken]
     through = [Audio(speaker.decode(speaker.encode(clip)), speaker.sample_rate) for clip in sources]

@@ -178,7 +178,8 @@ def score_cloning(
             # The reference is not among what its voice is told by, so that nothing is itself.
             others = {**prints, name: prints[name][:place] + prints[name][place + 1 :]}
             voice = speaker.clone(reference)
-            (samples,) = speaker.say([text], [voice], languages=[language], seed=seed + i)
+            said = {"languages": [language], "seed": seed + i, "whole": False}
+            (samples,) = speaker.say([text], [voice], **said)
             tried = {
                 "cloned": samples,
                 "copied": speaker.decode(speaker.encode(reference)),

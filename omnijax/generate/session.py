@@ -199,11 +199,11 @@ class Session:
                 self._voice, language=self._language, context=heard, seed=self._seed
             )
             before = jax.tree.map(jnp.copy, rows)  # decoding takes the rows' buffers
-        turn = [*self.unread, {"role": "assistant", "content": ""}]
+        messages = [*self.unread, {"role": "assistant", "content": ""}]
         # Together, with no call between: who interrupts (Ctrl-C) leaves all of it done or nothing.
         self._rows, self._before, self._chat, self.speech = rows, before, chat, speech
         self._past += [inputs]
-        self.messages += turn
+        self.messages += messages
         self.unread, self._reply, self._over = [], [], False
         return self._stream(self._reply, max_new_tokens)
 

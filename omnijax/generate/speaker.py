@@ -201,10 +201,19 @@ class Speaker:
         languages: Sequence[str | None] | None = None,
         contexts: Sequence[Context | None] | None = None,
         seed: int = 0,
+        whole: bool = True,
     ) -> list[Float[np.ndarray, "_"]]:
-        """A batch of whole answers, each its own length; ``contexts``: what each answers."""
+        """A batch of whole answers, each its own length; ``contexts``: what each answers.
+
+        whole: False gives of an answer that does not fit what was spoken until ``max_len``: for
+        who would rather have the others of a batch, and hears where one ends.
+
+        Raises:
+          UserError: nothing to say in a text; a text or its speech does not fit ``max_len``, its
+            row is named; as `prompt`.
+        """
         shown = {"languages": languages, "contexts": contexts}
-        codes = self.say_codes(texts, voices, **shown, seed=seed)
+        codes = self.say_codes(texts, voices, **shown, seed=seed, whole=whole)
         return [self.decode(row) if len(row) else np.zeros(0, np.float32) for row in codes]
 
     def say_codes(
@@ -215,6 +224,7 @@ class Speaker:
         languages: Sequence[str | None] | None = None,
         contexts: Sequence[Context | None] | None = None,
         seed: int = 0,
+        whole: bool = True,
     ) -> list[Int[np.ndarray, "R Q"]]:
         """As `say`, frames instead of samples."""
         config, prompts, unshown = self.talker.config, [], []
@@ -234,7 +244,7 @@ class Speaker:
             unshown.append(without)
         paces = [*map(self._pace, languages)]
         guided = unshown if any(map(self._guided, voices)) else None
-        return self.generator(prompts, ids, seed=seed, paces=paces, unshown=guided)
+        return self.generator(prompts, ids, seed=seed, paces=paces, unshown=guided, whole=whole)
 
 
 def speakable(text: str) -> str:
@@ -252,7 +262,7 @@ class Speech:
         self._decoder = init_decode_state(speaker.codec)
         self._held, self._tokens, self._begun = "", 0, False
         self._closed: str | None = None
-        self._cut = False  # the text went on beyond what fits
+        self._over = False  # the text went on beyond what fits
         self._pieces: list[tuple[int, str]] = []  # (text tokens up to here, the piece)
         self.codes: list[Int[np.ndarray, "_ Q"]] = []  # of every packet so far
         self.read: list[int] = []  # text tokens that had been read at each packet
@@ -273,7 +283,7 @@ class Speech:
         words = _WORD_START.split(ready) if ready else []
         own = [self._speaker.tokenizer.encode(word, literal=True) for word in words]
         ids = [one for word in own for one in word]
-        if not (ids or last) or self.done or self._cut:  # one that is over hears no more
+        if not (ids or last) or self.done or self._over:  # one that is over hears no more
             return
         if self._stream.fits(len(ids) + 1):  # there stays room for the end
             self._stream.push(ids, last=last)
@@ -281,7 +291,7 @@ class Speech:
                 self._tokens += len(read)
                 self._pieces.append((self._tokens, word))
         elif self._tokens and self._stream.fits(1):
-            self._cut = True  # what was pushed before is still spoken
+            self._over = True  # what was pushed before is still spoken
             self._stream.push([], last=True)
         else:  # of the end alone, noise would be made
             self._closed = "length"
@@ -307,7 +317,12 @@ class Speech:
     def reason(self) -> str | None:
         """Why it ended: "stop", "length", "nothing to say"; None: it goes on."""
         reason = self._closed or self._stream.reasons[0]
-        return "length" if reason and self._cut else reason
+        return "length" if reason and self._over else reason
+
+    @property
+    def cut(self) -> bool:
+        """Whether ``max_len`` ended it, and not the end of its text and what is said of that."""
+        return self._over or self._closed == "length" or self._stream.cut[0]
 
     @property
     def said(self) -> str:

@@ -199,16 +199,26 @@ class SpeechGenerator:
         max_frames: int = ENDLESS,
         paces: Sequence[float] | None = None,
         unshown: Sequence[TalkerRow] | None = None,
+        whole: bool = True,
     ) -> list[Int[np.ndarray, "R Q"]]:
-        """The frames of each text, all of it there from the start; arguments as for `start`."""
+        """The frames of each text, all of it there from the start; arguments as for `start`.
+
+        whole: a row that ``max_len`` cuts is an error; else its frames until then are given.
+
+        Raises:
+          UserError: as `start`; a text does not fit beside its prompt, or the speech of it.
+        """
         stream = self.start(prompts, seed=seed, max_frames=max_frames, paces=paces, unshown=unshown)
         for row, text in enumerate(texts):
             stream.push(text, row=row, last=True)
-        rows = [[frames] for frames in stream.step()]
-        while not all(stream.done):
+        rows: list[list[np.ndarray]] = [[] for _ in texts]
+        while True:
             for row, frames in zip(rows, stream.step(), strict=True):
                 row.append(frames)
-        return [np.concatenate(row) for row in rows]
+            if whole and any(stream.cut):  # before more is computed for nothing
+                raise UserError(stream.why_cut())
+            if all(stream.done):
+                return [np.concatenate(row) for row in rows]
 
 
 @dataclasses.dataclass
@@ -284,6 +294,27 @@ class SpeechStream:
         return [row.reason for row in self._rows]
 
     @property
+    def cut(self) -> list[bool]:
+        """Rows that ended for want of a position, in the middle of their text or speech."""
+        size, most = self._text_size, self._generator.max_len
+        due = [0 if self._dual else min(size, len(row.text)) for row in self._rows]
+        return [
+            row.reason == "length" and row.length + max(1, count) > most
+            for row, count in zip(self._rows, due, strict=True)
+        ]
+
+    def why_cut(self) -> str:
+        """What an error says of the rows that were cut."""
+        rows = [row for row, cut in enumerate(self.cut) if cut]
+        positions = [self._rows[row].length for row in rows]
+        unread = [len(self._rows[row].text) for row in rows]
+        return (
+            f"the speech of row {_listed(rows)} does not fit: it goes on after "
+            f"{_listed(positions)} positions, {_listed(unread)} text tokens unread; the limit "
+            f"(max_len) is {self._generator.max_len}"
+        )
+
+    @property
     def waiting(self) -> list[bool]:
         """Rows that can only go on when more of their text comes."""
         return [row.reason is None and not row.owed and not self._due(row) for row in self._rows]
@@ -312,15 +343,20 @@ class SpeechStream:
             if any(map(len, spoken)) or all(self.done):
                 return spoken
 
+    @property
+    def _text_size(self) -> int:
+        """Text tokens that are read at a time, at most."""
+        config = self._generator.config
+        return config.text_chunk if config.policy == "chunked" else 1
+
     def _none(self) -> np.ndarray:
         return np.zeros((0, self._generator.model.config.codebooks), np.int32)
 
     def _due(self, row: _Row) -> int:
         """Text tokens that the row reads now."""
-        config = self._generator.config
         if row.reason is not None or row.owed or self._dual:
             return len(row.text) if self._dual and row.reason is None else 0
-        size = config.text_chunk if config.policy == "chunked" else 1
+        size = self._text_size
         return min(size, len(row.text)) if row.closed or len(row.text) >= size else 0
 
     def _read_text(self) -> bool:
@@ -336,7 +372,7 @@ class SpeechStream:
                 row.reason, due[i] = "length", 0
         if not any(due):
             return False
-        size = config.text_chunk if config.policy == "chunked" else 1
+        size = self._text_size
         tokens = np.zeros((len(due), size), np.int32)
         for row, own, count in zip(self._rows, tokens, due, strict=True):
             if count:
@@ -411,3 +447,7 @@ class SpeechStream:
             elif asked[i]:
                 row.owed = 0
         return out
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -13,6 +13,7 @@ from omnijax.data import omniworld
 from omnijax.data.codes import CodesSource, ThinkerStream
 from omnijax.data.omniworld.aloud import question_of
 from omnijax.generate.prompts import collate_prompts
+from omnijax.media import load_audio
 from omnijax.models.talker.context import users_turn
 from omnijax.pretrained import load
 from omnijax.text import render
@@ -65,6 +66,15 @@ def test_a_speaker_encoder_that_is_broken_is_said_before_anything_is_loaded(tmp_
     # Where nothing is cloned, nobody asks for it.
     refused = talker(*score, "--only=speech", packages=str(tmp_path))
     assert refused.returncode == 2 and "no voice beside the weights 'typo'" in refused.stderr
+
+
+@pytest.mark.slow
+def test_what_cannot_be_said_to_its_end_is_an_error_and_what_was_said_can_be_played(tmp_path):
+    target = tmp_path / "out.wav"
+    said = talker("say", "the red circle is left of the blue cross", str(target), "--max_len=64")
+    assert said.returncode == 2
+    assert "is not the whole text of 40 characters: the limit (--max_len) is 64" in said.stderr
+    assert 0 < load_audio(target).seconds < 3
 
 
 @pytest.mark.slow

@@ -183,7 +183,7 @@ def test_the_talker_reads_the_user_s_turn_as_the_thinker_has_read_it(model):  # 
                 return np.concatenate(speech.codes)[: len(said)]
 
     np.testing.assert_array_equal(alone(turn), said)
-    (whole,) = voice.say_codes([ANSWER], [voice.voice()], contexts=[turn])
+    (whole,) = voice.say_codes([ANSWER], [voice.voice()], contexts=[turn], whole=False)
     np.testing.assert_array_equal(whole[: len(said)], said)
     unseen = turn._replace(hidden=-turn.hidden)
     assert not np.array_equal(alone(unseen), said)  # what was seen and heard matters

@@ -85,14 +85,17 @@ def test_guidance_is_of_voices_that_are_only_shown():
     )
     stored, cloned = as_they_are.voice("anna"), Voice((), tiny.VOICES[0].codes)
     texts = ["a bell", TEXT]
-    before = as_they_are.say_codes(texts, [stored, cloned])
-    after = guided.say_codes(texts, [stored, cloned])
+    before = as_they_are.say_codes(texts, [stored, cloned], whole=False)
+    after = guided.say_codes(texts, [stored, cloned], whole=False)
     np.testing.assert_array_equal(before[0], after[0])
     assert not np.array_equal(before[1], after[1])
     speech = guided.start(cloned)
     speech.push(TEXT, last=True)
     tiny.drained(speech)
     np.testing.assert_array_equal(np.concatenate(speech.codes), after[1])
+    assert speech.cut
+    with pytest.raises(UserError, match=r"speech of row 1 does not fit: .*\(max_len\) is 64"):
+        guided.say(texts, [stored, cloned])
 
 
 def test_a_talker_of_two_tracks_is_guided_too():
@@ -102,7 +105,9 @@ def test_a_talker_of_two_tracks_is_guided_too():
         Speaker(
             model, tiny.params(), codec, tiny.codec_params(), tiny.TOKENIZER, tiny.VOICES,
             dataclasses.replace(tiny.GREEDY, guidance=guidance), max_len=64,
-        ).say_codes([TEXT, TEXT], [Voice((), tiny.VOICES[0].codes), Voice((9,), None)])
+        ).say_codes(
+            [TEXT, TEXT], [Voice((), tiny.VOICES[0].codes), Voice((9,), None)], whole=False
+        )
         for guidance in (1.0, 3.0)
     )  # fmt: skip
     assert not np.array_equal(before[0], after[0])

@@ -291,6 +291,21 @@ def test_a_row_that_is_full_ends_and_says_so():
         assert len(prompt.tokens) + text + len(row) == 256
 
 
+@pytest.mark.parametrize("max_len, unread", [(64, "0"), (48, "5")])
+def test_speech_that_does_not_fit_is_an_error_and_not_a_clip_that_ends_early(max_len, unread):
+    texts = [2 * TEXTS[0], TEXTS[1]]
+    speech = generator(max_len=max_len)
+    message = rf"speech of row 0 .* after {max_len} positions, {unread} text .* is {max_len}$"
+    with pytest.raises(UserError, match=message):
+        speech(PROMPTS, texts)
+    frames = speech(PROMPTS, texts, whole=False)[0]
+    read = len(texts[0]) + 1 - int(unread)
+    assert len(PROMPTS[0].tokens) + read + len(frames) == max_len
+    # A limit that was asked for, or one of a row that runs away, is none of the text's.
+    assert len(speech(PROMPTS, TEXTS, max_frames=9)[0]) == 9
+    assert len(generator(longest_token=2)(PROMPTS, TEXTS)[0]) == 8 + 2 * 11
+
+
 def test_what_cannot_be_is_refused_by_name_and_number():
     with pytest.raises(UserError, match="policy is 'rhythm'"):
         SpeechConfig(policy="rhythm")

@@ -196,6 +196,7 @@ def test_a_talker_stage_trains_every_parameter_and_its_voice_is_packed(codes, tm
     speaker = load_speaker(str(tmp_path / "voice"))
     assert list(speaker.voices) == ["a", "b"] and speaker.pace[""] > 0
     assert speaker.thinker == THINKER and speaker.generator.config.context
+    assert load_speaker(str(tmp_path / "voice"), max_len=99).generator.max_len == 99
     (said,) = speaker.say(["a bell"], [speaker.voice("b")], languages=["en"])
     assert len(said) % tiny.config().samples_per_frame == 0 and np.isfinite(said).all()
 
