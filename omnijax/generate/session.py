@@ -31,7 +31,7 @@ from omnijax.generate.text import DecodeState, TextGenerator
 from omnijax.media import ProcessorConfig, open_audio, open_image, open_video
 from omnijax.models.talker.context import Context, context_of
 from omnijax.models.talker.prompt import Voice
-from omnijax.models.thinker.inputs import ThinkerInputs
+from omnijax.models.thinker.inputs import ThinkerInputs, check_media
 from omnijax.text.chat import ChatState, ChatStyle, Rendered, render_turn
 from omnijax.text.content import pieces_of, read_audio, read_image, read_video
 from omnijax.text.tokenizer import Tokenizer
@@ -76,6 +76,7 @@ class Session:
     ):
         self._style = style or ChatStyle()
         self._style.check_continues()
+        check_media(generator.model.config, processor)
         self.messages: list[dict] = [{"role": "system", "content": system}] if system else []
         self._generator, self._tokenizer, self._processor = generator, tokenizer, processor
         self._tools = list(tools)
