@@ -277,7 +277,7 @@ def score() -> None:
         """Each group as it comes: what follows may take long, or be stopped."""
         found = {f"{of}{name}": value for name, value in found.items()}
         for name, value in found.items():
-            print(f"{name:60}{value:.4g}", flush=True)
+            print(f"{name:60} {value:.4g}", flush=True)
         figures.update(found)
         if REPORT.value:
             Path(REPORT.value).write_text(json.dumps(figures, indent=2) + "\n")
