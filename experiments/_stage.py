@@ -124,9 +124,10 @@ class Recipe:
         if stage in after:
             raise UserError(f"stages start from each other: {' -> '.join((*after, stage))}")
         config = self.stage_config(stage)
-        check_stage(config.to_dict())
+        begun = bool(steps_of(self.workdir(stage)))
+        check_stage(config.to_dict(), begun=begun)
         chain: list[str] = []
-        if not steps_of(self.workdir(stage)):
+        if not begun:
             for _, before in from_dict(Stage, config.stage.to_dict(), "config.stage.").sources():
                 if not before.startswith(WEIGHTS) and not self._complete(before):
                     chain += self._chain(before, (*after, stage))

@@ -329,10 +329,13 @@ def _run(
             limit = bool(run.time_limit_minutes) and now - started > 60 * run.time_limit_minutes
             late, stopping = in_any(late, limit or stop.signal is not None)
             due = due or late
+        evaluates = ends or (bool(run.eval_every) and step % run.eval_every == 0)
+        if due or evaluates:
+            jax.block_until_ready(pending)  # the step under way is no pause
         paused = time.monotonic()
         if due or ends:
             save()  # first: an evaluation that fails loses nothing
-        if ends or (run.eval_every and step % run.eval_every == 0):
+        if evaluates:
             values = evaluation()
             if values:
                 last |= values

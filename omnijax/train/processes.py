@@ -42,6 +42,8 @@ def join(how: str) -> None:
         if index >= count:
             raise UserError(f"distributed is {how!r}: INDEX {index} must be below COUNT {count}")
         given = {"coordinator_address": address, "num_processes": count, "process_id": index}
+    # Its own handler would take every SIGTERM; the loop's own leaves a checkpoint.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as error:

@@ -26,7 +26,7 @@ from omnijax.train.checkpoint import (
 from omnijax.train.codec import CODEC
 from omnijax.train.kinds import Kind, weights_folder
 from omnijax.train.loop import Result, fit
-from omnijax.train.processes import share_of
+from omnijax.train.processes import ALONE, share_of
 from omnijax.train.stages import WEIGHTS, RunConfig, Stage, from_dict, to_dict
 from omnijax.train.state import Params
 from omnijax.train.talker import TALKER
@@ -61,8 +61,9 @@ def check_rows(stage: Stage, mesh: Mesh | AbstractMesh) -> None:
     ways = math.prod(mesh.shape[axis] for axis in LOGICAL_AXES.batch)
     if rows % ways:
         raise UserError(
-            f"config.stage.batch / accumulate is {rows} rows, which {ways} devices (mesh axes "
-            f"{', '.join(LOGICAL_AXES.batch)}) cannot share: give a multiple of {ways}"
+            f"stage {stage.name}: config.stage.batch / accumulate is {rows} rows, which {ways} "
+            f"devices (mesh axes {', '.join(LOGICAL_AXES.batch)}) cannot share: give a multiple "
+            f"of {ways}"
         )
 
 
@@ -180,8 +181,11 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def check_stage(config: Mapping[str, Any]) -> None:
-    """Raises for what is wrong with a stage as far as it can be told without its model."""
+def check_stage(config: Mapping[str, Any], *, begun: bool = False) -> None:
+    """Raises for what is wrong with a stage as far as it can be told without its model.
+
+    begun: it has checkpoints, so what it began from is not needed any more.
+    """
     config = resolve(config)
     stage = from_dict(Stage, config["stage"], "config.stage.")
     run = from_dict(RunConfig, config["run"], "config.run.")
@@ -192,7 +196,7 @@ def check_stage(config: Mapping[str, Any]) -> None:
             open_sources(names, split=split, data_dir=run.data_dir or None)
     for _, name in stage.sources():
         where = weights_folder(name.removeprefix(WEIGHTS))
-        if name.startswith(WEIGHTS) and not where.is_dir():
+        if name.startswith(WEIGHTS) and not begun and not where.is_dir():
             raise UserError(f"stage {stage.name} starts from {name}: there is no folder {where}")
 
 
@@ -229,9 +233,11 @@ def run_stage(config: Mapping[str, Any], workdir: Path, find: Callable[[str], Pa
         kept.extend(batch for batch, _ in zip(held_out, range(run.eval_batches), strict=False))
         held_out.close()
     data = kind.data(config, stage, run, "train", share)
-    fresh = data.get_state()
-    example = next(data)
-    data.set_state(fresh)
+    # The whole batch, the same in all processes: codebooks begin by its values.
+    first = data if share == ALONE else kind.data(config, stage, run, "train", ALONE)
+    fresh = first.get_state()
+    example = next(first)
+    first.set_state(fresh)
 
     def start() -> Params | None:
         return starting_params(stage, config, find)

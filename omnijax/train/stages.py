@@ -161,7 +161,7 @@ class Stage:
 class RunConfig:
     """How a run behaves, none of which changes what is learned: it may differ on resuming."""
 
-    log_every: int = 20
+    log_every: int = 20  # steps; several processes look at signals and clocks as often
     eval_every: int = 0  # steps; 0 = at the end only
     eval_batches: int = 8
     save_every: int = 0  # steps; 0 = by time only

@@ -80,13 +80,14 @@ def start(workdir: Path, devices: int, *where: str) -> subprocess.Popen:
     )
 
 
-def ended(*runs: subprocess.Popen) -> list[int]:
+def ended(*runs: subprocess.Popen) -> list[tuple[int, str]]:
+    """(exit status, last line) of each."""
     outs = [run.communicate(timeout=300)[0] for run in runs]
     assert all("Traceback" not in out for out in outs), outs
-    return [run.returncode for run in runs]
+    return [(run.returncode, out.splitlines()[-1]) for run, out in zip(runs, outs, strict=True)]
 
 
-def pair(workdir: Path, *more: str) -> list[int]:
+def pair(workdir: Path, *more: str) -> list[tuple[int, str]]:
     port = free_port()
     return ended(*(start(workdir, 2, f"localhost:{port},{i},2", *more) for i in range(2)))
 
@@ -98,12 +99,11 @@ def written(workdir: Path) -> list[dict]:
 
 
 def test_two_processes_stopped_and_resumed_train_what_one_does(tmp_path):
-    assert ended(start(tmp_path / "one", 4)) == [0]
+    assert ended(start(tmp_path / "one", 4)) == [(0, "12 batches to step 12")]
     # A signal to one of them stops both, with a checkpoint of both.
-    assert pair(tmp_path / "two", "stop") == [143, 143]
-    saved = {path.name for path in (tmp_path / "two/checkpoints").iterdir()}
-    assert "12" not in saved and saved
-    assert pair(tmp_path / "two") == [0, 0]
+    assert pair(tmp_path / "two", "stop") == [(143, "5 batches to step 5")] * 2
+    assert (tmp_path / "two/checkpoints/5").is_dir()
+    assert pair(tmp_path / "two") == [(0, "7 batches to step 12")] * 2
     alone, both = (written(tmp_path / name) for name in ("one", "two"))
     assert len(alone) == len(both) == 13
     for a, b in zip(alone, both, strict=True):
@@ -134,8 +134,11 @@ def main(workdir: str, where: str = "", stop: str = "") -> int:
     class Rows(whole_batches):
         """This process's rows of the toy's batches."""
 
+        made = 0
+
         def __next__(self):
             batch = super().__next__()
+            self.made += 1
             if stop and self.number == 5 and not is_first():
                 os.kill(os.getpid(), signal.SIGTERM)
             return jax.tree.map(lambda leaf: leaf[rows], batch)
@@ -150,7 +153,9 @@ def main(workdir: str, where: str = "", stop: str = "") -> int:
         return toy_run.loss({"body": params["gate"], "head": head}, batch, key)
 
     toy_run.Data = Rows  # also for the evaluation
-    result = toy_run.run(workdir, objective=Objective(init, loss), mesh=mesh)
+    data = Rows()
+    result = toy_run.run(workdir, objective=Objective(init, loss), mesh=mesh, data=data)
+    print(f"{data.made} batches to step {result.step}")
     split = result.state.params["gate"]["w"].sharding.shard_shape((4, 16))
     assert split == (2, 16), split
     return 0 if result.finished else 143
