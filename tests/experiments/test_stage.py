@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -278,7 +279,7 @@ def world(tmp_path):
     return tmp_path
 
 
-def start(script, world, stage, *more):
+def start(script, world, stage, *more, devices=1):
     config = f"--config={world / 'tiny.py'}:{stage}"
     return subprocess.Popen(
         [sys.executable, f"experiments/{script}", config, f"--workdir={world}/runs/{stage}", *more],
@@ -289,7 +290,8 @@ def start(script, world, stage, *more):
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+            f"--xla_force_host_platform_device_count={devices}",
             "XDG_CACHE_HOME": str(world / "cache"),
         },
     )
@@ -318,3 +320,34 @@ def test_a_stage_trains_what_it_starts_from_stops_on_sigterm_and_resumes(world):
     out, err = other.communicate(timeout=300)
     assert other.returncode == 2
     assert "another config: stage.steps: 2000 in the checkpoint, 3 here" in err
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_stage_and_what_it_starts_from_as_one_does(world):
+    config = world / "tiny.py"
+    config.write_text(config.read_text().replace("batch=2", "batch=4"))
+    mesh = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    pair = [
+        start(
+            "thinker.py", world, "talk", *mesh, f"--distributed=localhost:{port},{i},2", devices=2
+        )
+        for i in range(2)
+    ]
+    assert [run.communicate(timeout=600)[0].count("talk 3/3") for run in pair] == [1, 0]
+    assert [run.returncode for run in pair] == [0, 0]
+    (world / "runs").rename(world / "two")
+    alone = start("thinker.py", world, "talk", *mesh, devices=4)
+    out, err = alone.communicate(timeout=600)
+    assert alone.returncode == 0, err[-2000:]
+    ours, theirs = (
+        [json.loads(line) for line in (world / name / "talk/metrics.jsonl").open()]
+        for name in ("runs", "two")
+    )
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs] == [1, 2, 3]
+    for name in ("loss", "grad_norm", "accuracy"):
+        np.testing.assert_allclose(
+            [line[name] for line in ours], [line[name] for line in theirs], rtol=1e-4
+        )
