@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -53,12 +54,21 @@ def test_rows_that_are_no_equal_run_are_refused(read, message):
         ("here:1,0", "give auto, or"),
         ("here:1,a,2", "give auto, or"),
         ("here:1,2,2", "INDEX 2 must be below COUNT 2"),
-        ("auto", r"cannot join the other processes \(auto\)"),  # of which there are none
     ],
 )
 def test_how_processes_join_is_checked_before_they_wait_for_each_other(how, message):
     with pytest.raises(UserError, match=message):
         join(how)
+
+
+def test_where_there_is_nothing_to_join_it_is_one_line(monkeypatch):
+    def alone(**given):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", alone)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)  # this process goes on
+    with pytest.raises(UserError, match=r"cannot join the other processes \(auto\): coordinator"):
+        join("auto")
 
 
 def free_port() -> int:
@@ -118,7 +128,6 @@ def test_two_processes_stopped_and_resumed_train_what_one_does(tmp_path):
 def main(workdir: str, where: str = "", stop: str = "") -> int:
     if where:
         join(where)
-    import jax
     import toy_run
 
     from omnijax.sharding import make_mesh
