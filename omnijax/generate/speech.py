@@ -234,6 +234,7 @@ class _Row:
     frames: int = 0
     before_end: int = 0  # frames that were spoken before the last text token was read
     reason: str | None = None  # why it ended: "stop" by the Talker, "length" by a limit
+    cut: bool = False  # by that of positions
 
     @property
     def text_over(self) -> bool:
@@ -296,12 +297,7 @@ class SpeechStream:
     @property
     def cut(self) -> list[bool]:
         """Rows that ended for want of a position, in the middle of their text or speech."""
-        size, most = self._text_size, self._generator.max_len
-        due = [0 if self._dual else min(size, len(row.text)) for row in self._rows]
-        return [
-            row.reason == "length" and row.length + max(1, count) > most
-            for row, count in zip(self._rows, due, strict=True)
-        ]
+        return [row.cut for row in self._rows]
 
     def why_cut(self) -> str:
         """What an error says of the rows that were cut."""
@@ -369,7 +365,7 @@ class SpeechStream:
         due = [self._due(row) for row in self._rows]
         for i, row in enumerate(self._rows):
             if due[i] and row.length + due[i] > generator.max_len:
-                row.reason, due[i] = "length", 0
+                row.reason, row.cut, due[i] = "length", True, 0
         if not any(due):
             return False
         size = self._text_size
@@ -400,7 +396,7 @@ class SpeechStream:
         budgets = np.zeros(len(self._rows), np.int32)
         for i, row in enumerate(self._rows):
             if row.reason is None and row.owed and self._room(row) < 1:
-                row.reason = "length"
+                self._end(row)
             if row.reason is None:
                 budgets[i] = min(most, row.owed, self._room(row))
         return budgets
@@ -412,6 +408,10 @@ class SpeechStream:
             longest = self._generator.config.longest_token * row.read
             frames = min(frames, longest - (row.frames - row.before_end))
         return min(self._generator.max_len - row.length, frames)
+
+    def _end(self, row: _Row) -> None:
+        """A limit has been met: of positions, or of frames."""
+        row.reason, row.cut = "length", row.length >= self._generator.max_len
 
     def _speak(self, budget: np.ndarray) -> list[np.ndarray]:
         generator, config = self._generator, self._generator.config
@@ -443,7 +443,7 @@ class SpeechStream:
             if ended[i]:
                 row.reason = "stop"
             elif len(own) and self._room(row) < 1:
-                row.reason = "length"
+                self._end(row)
             elif asked[i]:
                 row.owed = 0
         return out

@@ -303,6 +303,7 @@ def test_speech_that_does_not_fit_is_an_error_and_not_a_clip_that_ends_early(max
     assert len(PROMPTS[0].tokens) + read + len(frames) == max_len
     # A limit that was asked for, or one of a row that runs away, is none of the text's.
     assert len(speech(PROMPTS, TEXTS, max_frames=9)[0]) == 9
+    assert len(generator(max_len=32)(PROMPTS, TEXTS, max_frames=5)[0]) == 5  # two positions left
     assert len(generator(longest_token=2)(PROMPTS, TEXTS)[0]) == 8 + 2 * 11
 
 
