@@ -110,14 +110,21 @@ class AnswerReader:
 
 
 def split_answer(
-    answer: str, definitions: Sequence[dict] = (), *, thinking: bool = False
+    answer: str,
+    definitions: Sequence[dict] = (),
+    *,
+    thinking: bool = False,
+    last: bool = True,
 ) -> tuple[str, list[tools.ToolCall]]:
     """The answer without its calls, and those; what a thought holds is no call, as for the reader.
 
-    An answer without a call that can be read is left as it is. Arguments as for `AnswerReader`.
+    An answer without a call that can be read is left as it is. Arguments as for `AnswerReader`:
+    one that goes on (``last`` False) has the calls that are closed.
     """
     whole = "<think>" * thinking + answer
     blocks = [part for part in _PART.finditer(whole) if part[1] == "tool_call"]
+    if not last:
+        blocks = [block for block in blocks if block[0].endswith("</tool_call>")]
     calls = [c for block in blocks for c in tools.parse_tool_calls(block[0], definitions)]
     if not calls:
         return answer, []

@@ -91,6 +91,7 @@ class Session:
         self.speech: Speech | None = None
         self._before: Any = None  # the rows before the answer, to go back to if it is interrupted
         self._over = False  # whether the last answer was said to its end
+        self._called = False  # whether a call of it was handed out
         self._listens = speaker is not None and speaker.generator.config.context
         if self._listens and generator.mark != speaker.thinker.mark:
             raise UserError(
@@ -205,7 +206,7 @@ class Session:
         self._rows, self._before, self._chat, self.speech = rows, before, chat, speech
         self._past += [inputs]
         self.messages += messages
-        self.unread, self._reply, self._over = [], [], False
+        self.unread, self._reply, self._over, self._called = [], [], False, False
         return self._stream(self._reply, max_new_tokens)
 
     def _heard(self, rendered: Rendered, stream: Float[np.ndarray, "T H"] | None) -> Context | None:
@@ -260,19 +261,21 @@ class Session:
             steps = min(self._generator.block, budget - len(reply))
             rows, (new,) = self._generator.decode(self._rows, steps)
             text = self._tokenizer.decode(reply + new, skip_special=True)
-            message = _as_message(*split_answer(text, self._tools, thinking=thinking))
+            if new[-1] in stops:
+                reason = "stop"
+            elif len(reply) + len(new) >= budget:
+                reason = "length"
+            parts = split_answer(text, self._tools, thinking=thinking, last=reason is not None)
+            message = _as_message(*parts)
             self._rows, self.messages[-1] = rows, message  # together, as in `respond`
             reply += new
-            if reply[-1] in stops:
-                reason = "stop"
-            elif len(reply) >= budget:
-                reason = "length"
             for found in reader.read(text, last=reason is not None):
                 if isinstance(found, str):
                     yield TextDelta(found, self._since())
                     if self._reply is reply and self.speech is not None:
                         self.speech.push(found)
                 else:
+                    self._called |= self._reply is reply
                     yield ToolCall(found.name, found.arguments, self._since())
             if self.speech is not None and self._reply is reply:
                 if reason is not None:
@@ -302,11 +305,11 @@ class Session:
 
         One that is interrupted while it is spoken ends where its speech has got to. The recurrent
         state cannot be taken back, so the Thinker goes back to where the answer began and reads
-        what was said of it, behind its thought. An answer with a call stays whole: it was
-        delivered; and so does one that is still being thought.
+        what was said of it, behind its thought. An answer of which a call was handed out stays
+        whole, and so does one that is still being thought.
         """
         whole = self._rows, self._reply, self.messages[-1]
-        if self._before is None or self.messages[-1].get("tool_calls"):
+        if self._before is None or self._called:
             return whole
         if self._over and (heard is None or heard >= self.speech.seconds):
             return whole

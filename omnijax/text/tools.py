@@ -62,10 +62,22 @@ class ToolCall(NamedTuple):
 
 
 def render_definitions(tools: Sequence[Mapping], instructions: str) -> str:
-    """The system message's part that offers tools, one JSON object a line."""
+    """The system message's part that offers tools, one JSON object a line.
+
+    Raises:
+      UserError: a tool has no name, or its parameters are no schema of an object.
+    """
     for tool in tools:
-        if not isinstance(tool, Mapping) or "name" not in tool.get("function", tool):
+        inner = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
             raise UserError(f"a tool needs a name: {tool!r}")
+        parameters = inner.get("parameters") or {}
+        properties = parameters.get("properties") if isinstance(parameters, Mapping) else "none"
+        if not isinstance(properties or {}, Mapping):
+            raise UserError(
+                f"the parameters of tool {inner['name']!r} must be an object with properties: "
+                f"{parameters!r}"
+            )
     lines = "".join("\n" + json.dumps(tool, ensure_ascii=False) for tool in tools)
     head = "# Tools\n\nYou have access to the following functions:\n\n"
     return f"{head}<tools>{lines}\n</tools>{instructions}"
@@ -142,8 +154,9 @@ def _types(tools: Sequence[Mapping] | None, name: str) -> dict[str, Any]:
     for tool in tools or ():
         inner = tool.get("function", tool)
         if inner.get("name") == name:
-            properties = inner.get("parameters", {}).get("properties", {})
-            return {key: schema.get("type") for key, schema in properties.items()}
+            properties = (inner.get("parameters") or {}).get("properties") or {}
+            typed = {key: s for key, s in properties.items() if isinstance(s, Mapping)}
+            return {key: schema.get("type") for key, schema in typed.items()}
     return {}
 
 

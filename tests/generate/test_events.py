@@ -87,6 +87,15 @@ def test_the_calls_of_an_answer_are_those_that_the_reader_tells(answer, thinking
     assert split_answer(answer, thinking=thinking)[1] == told
 
 
+@settings(deadline=None, max_examples=100)
+@given(ANSWERS, st.booleans(), st.data())
+def test_the_calls_of_an_answer_that_goes_on_are_those_that_have_been_told(answer, thinking, data):
+    so_far = answer[: data.draw(st.integers(0, len(answer)))]
+    reader = AnswerReader(thinking=thinking)
+    told = [new for new in reader.read(so_far) if isinstance(new, ToolCall)]
+    assert split_answer(so_far, thinking=thinking, last=False)[1] == told
+
+
 def test_what_might_become_a_tag_or_a_character_is_held_back():
     reader = AnswerReader()
     assert list(reader.read("a <tool")) == ["a"]

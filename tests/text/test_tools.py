@@ -111,3 +111,28 @@ def test_openai_calls_with_json_strings_are_understood():
 def test_a_call_that_is_none_is_a_clear_error(value, message):
     with pytest.raises(UserError, match=message):
         as_call(value)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"function": "name"}, "a tool needs a name"),
+        ({"function": None}, "a tool needs a name"),
+        ({"name": None}, "a tool needs a name"),
+        ({"name": "a", "parameters": [1]}, "the parameters of tool 'a' must be an object"),
+        ({"name": "a", "parameters": {"properties": "x"}}, "the parameters of tool 'a' must be"),
+    ],
+)
+def test_a_definition_that_is_none_is_a_clear_error(wrong, message):
+    with pytest.raises(UserError, match=message):
+        render_definitions([wrong], "")
+
+
+@pytest.mark.parametrize(
+    "parameters", [None, {}, {"properties": None}, {"properties": {"x": True}}]
+)
+def test_a_tool_may_say_nothing_of_its_arguments(parameters):
+    tool = {"type": "function", "function": {"name": "ping", "parameters": parameters}}
+    assert '"ping"' in render_definitions([tool], "")
+    call = ToolCall("ping", {"x": "1"})
+    assert parse_tool_calls(render_call(call), [tool]) == [call]
