@@ -95,7 +95,7 @@ def open_voice(weights: str) -> dict:
     from omnijax.pretrained import load_speaker
 
     reference = load_audio(REFERENCE.value) if REFERENCE.value else None
-    speaker = load_speaker(weights)
+    speaker = load_speaker(weights, max_len=MAX_LEN.value)
     if reference is not None:
         voice = speaker.clone(reference)
     else:

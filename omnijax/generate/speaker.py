@@ -39,8 +39,9 @@ from omnijax.typing import Float, Int, PyTree
 SHORTEST_REFERENCE, LONGEST_REFERENCE = 0.8, 10.0  # seconds of sound that show a voice
 SILENT = 0.01  # peak below which a reference is silent
 CLIPPED = 0.01  # share of samples at full scale above which a reference is clipped
-_WORD = re.compile(r"(?<=\S) (?=\S)")
-_WORD_START = re.compile(r"(?<=\S)(?= \S)")
+# Where a word begins, with the spaces before it: no token lies on both sides. A line's end belongs
+# to what stands before it.
+WORD = re.compile(r"(?<=\S)(?= +\S)|(?<=[\r\n])(?=[^\S\r\n]*\S)")
 
 
 class StoredVoice(NamedTuple):
@@ -205,12 +206,12 @@ class Speaker:
     ) -> list[Float[np.ndarray, "_"]]:
         """A batch of whole answers, each its own length; ``contexts``: what each answers.
 
-        whole: False gives of an answer that does not fit what was spoken until ``max_len``: for
-        who would rather have the others of a batch, and hears where one ends.
+        whole: False gives of an answer whose speech does not fit what was spoken until ``max_len``:
+        for who would rather have the others of a batch, and hears where one ends.
 
         Raises:
-          UserError: nothing to say in a text; a text or its speech does not fit ``max_len``, its
-            row is named; as `prompt`.
+          UserError: nothing to say in a text; a text alone, or with ``whole`` its speech, does not
+            fit ``max_len``, its row is named; as `prompt`.
         """
         shown = {"languages": languages, "contexts": contexts}
         codes = self.say_codes(texts, voices, **shown, seed=seed, whole=whole)
@@ -273,14 +274,16 @@ class Speech:
         Text that goes beyond what the Talker can hold is not spoken: `reason` is then "length".
         """
         self._held += text
-        ends = [match.start() for match in _WORD.finditer(self._held)]
+        ends = [match.start() for match in WORD.finditer(self._held)]
         cut = len(self._held) if last else (ends[-1] if ends else 0)
         ready, self._held = self._held[:cut], self._held[cut:]
         self._begun |= any(c.isalnum() for c in ready)
-        if last and not self._begun:
-            self._closed = "nothing to say"  # no sound, no noise
+        if not self._begun:  # no sound, no noise
+            self._held = ready + self._held
+            if last:
+                self._closed = "nothing to say"
             return
-        words = _WORD_START.split(ready) if ready else []
+        words = WORD.split(ready) if ready else []
         own = [self._speaker.tokenizer.encode(word, literal=True) for word in words]
         ids = [one for word in own for one in word]
         if not (ids or last) or self.done or self._over:  # one that is over hears no more

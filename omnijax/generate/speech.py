@@ -424,9 +424,9 @@ class SpeechStream:
                 for j, token in zip(range(budget[i]), row.text, strict=False):
                     beside[i, j] = token
         self.state, codes, ended, asked = programs.speak_block(
-            generator.model, config, generator.params, self.state,
-            jnp.asarray(budget), jnp.asarray(over | self._dual), jnp.asarray(asks),
-            jnp.asarray(beside),
+            generator.model, config.sampling, config.residual_sampling, generator.params,
+            self.state, jnp.asarray(budget), jnp.asarray(over | self._dual), jnp.asarray(asks),
+            jnp.asarray(beside), jnp.float32(config.guidance),
         )  # fmt: skip
         out = []
         for i, row in enumerate(self._rows):

@@ -1,12 +1,12 @@
 """What a Talker that speaks runs on the device: its state and the compiled programs."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from omnijax.generate.sampling import sample
+from omnijax.generate.sampling import SamplingConfig, sample
 from omnijax.models.talker import Talker, predict_residuals
 from omnijax.models.talker.inputs import TalkerInputs
 from omnijax.nn.cache import DecoderCache
@@ -81,23 +81,26 @@ def read_tokens(
     return read(model, params, state, embedded, positions, valid.astype(jnp.int32))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def speak_block(
     model: Talker,
-    speech: Any,
+    sampling: SamplingConfig,
+    residual_sampling: SamplingConfig,
     params: PyTree,
     state: SpeechState,
     budget: Int[Array, "B"],
     may_end: Bool[Array, "B"],
     may_ask: Bool[Array, "B"],
     beside: Int[Array, "B packet"],
+    guidance: Float[Array, ""],
 ) -> tuple[SpeechState, Int[Array, "B packet Q"], Bool[Array, "B"], Bool[Array, "B"]]:
     """Up to ``budget`` frames a row: the Talker's step and the MTP's, one program.
 
     Args:
-      speech: a `SpeechConfig`.
+      sampling, residual_sampling: of the semantic code, and of the others.
       may_end, may_ask: whether a row may end, or ask for text.
       beside: of the dual-track form, the text tokens beside the frames; -1: none.
+      guidance: `SpeechConfig.guidance`, where each row stands without its voice too.
 
     Returns the state, the frames [B, packet, Q] (-1: none), and which rows ended or asked.
     """
@@ -116,18 +119,18 @@ def speak_block(
         if logits.shape[0] == rows.shape[0]:
             return logits
         shown, unshown = jnp.split(logits, 2)
-        return unshown + speech.guidance * (shown - unshown)
+        return unshown + guidance * (shown - unshown)
 
     def choose(logits, key):
         logits = guided(logits)
-        code = sample(logits, jnp.zeros(logits.shape, bool), key, speech.residual_sampling)
+        code = sample(logits, jnp.zeros(logits.shape, bool), key, residual_sampling)
         return _for_all(state, code)
 
     def step(carry):
         index, state, active, out, ended, asked = carry
         key, draw, draw_residuals = jax.random.split(state.key, 3)
         logits = jnp.where(allowed, guided(apply(Talker.logits, state.hidden)), -jnp.inf)
-        first = sample(logits, state.seen, draw, speech.sampling)
+        first = sample(logits, state.seen, draw, sampling)
         ended |= active & (first == config.codec_eos_id)
         asked |= active & (first == config.ask_id)
         speaks = active & ~ended & ~asked
@@ -161,7 +164,7 @@ def speak_block(
         out = out.at[:, index].set(jnp.where(speaks[:, None], codes, -1))
         return index + 1, state, speaks & (index + 1 < budget), out, ended, asked
 
-    out = jnp.full((rows.shape[0], speech.packet, config.codebooks), -1, jnp.int32)
+    out = jnp.full((*beside.shape, config.codebooks), -1, jnp.int32)
     none = jnp.zeros(rows.shape, bool)
     carry = (jnp.int32(0), state, budget > 0, out, none, none)
     _, state, _, out, ended, asked = jax.lax.while_loop(lambda c: c[2].any(), step, carry)

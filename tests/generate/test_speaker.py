@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from omnijax.errors import UserError
-from omnijax.generate.speaker import Speaker
+from omnijax.generate.speaker import WORD, Speaker
 from omnijax.media import Audio
 from omnijax.models.codec import Codec
 from omnijax.models.talker import Talker
@@ -60,6 +62,19 @@ def test_late_and_split_text_gives_the_same_sound_and_waits_for_it(speaker, piec
     assert early < LIMIT  # it did not speak on without text
 
 
+@settings(deadline=None, max_examples=300)
+@given(st.text("ab .,!?\n\t'é1-", max_size=24))
+def test_the_tokens_of_words_are_those_of_the_text(text):
+    words = WORD.split(text)
+    assert "".join(words) == text
+    ids = [one for word in words for one in tiny.TOKENIZER.encode(word, literal=True)]
+    assert ids == tiny.TOKENIZER.encode(text, literal=True)
+
+
+def test_a_word_ends_at_any_spaces_and_at_a_line_s_end():
+    assert WORD.split("a  bell.\nIt rings") == ["a", "  bell.\n", "It", " rings"]
+
+
 def test_a_voice_is_heard_in_the_codes(speaker):
     anna = spoken(speaker, TEXT)[0].codes
     speech = speaker.start(speaker.voice("ben"), max_frames=LIMIT)
@@ -74,8 +89,8 @@ def test_answers_of_a_batch_are_each_what_they_are_alone(speaker):
     both = speaker.say(texts, voices)
     for text, voice, batched in zip(texts, voices, both, strict=True):
         alone = speaker.say([text], [voice])[0]
-        shared = min(len(alone), len(batched))
-        np.testing.assert_allclose(batched[:shared], alone[:shared], atol=1e-5)
+        assert len(batched) == len(alone) > 0
+        np.testing.assert_allclose(batched, alone, atol=1e-5)
 
 
 def test_guidance_is_of_voices_that_are_only_shown():
@@ -129,6 +144,12 @@ def test_nothing_that_can_be_said_is_silence_and_not_noise(speaker):
     speech.push(" ... !", last=True)
     assert speech.done and speech.reason == "nothing to say"
     assert not len(tiny.drained(speech))
+    slowly = speaker.start(speaker.voice())
+    for piece in ("... ... !!! ", "... ??? ... ", "... ..."):
+        slowly.push(piece)
+        assert not len(tiny.drained(slowly))
+    slowly.push("", last=True)
+    assert slowly.done and slowly.reason == "nothing to say"
     with pytest.raises(UserError, match="nothing to say in '!'"):
         speaker.say(["!"], [speaker.voice()])
 

@@ -291,19 +291,20 @@ def test_a_row_that_is_full_ends_and_says_so():
         assert len(prompt.tokens) + text + len(row) == 256
 
 
-@pytest.mark.parametrize("max_len, unread", [(64, "0"), (48, "5")])
-def test_speech_that_does_not_fit_is_an_error_and_not_a_clip_that_ends_early(max_len, unread):
-    texts = [2 * TEXTS[0], TEXTS[1]]
-    speech = generator(max_len=max_len)
-    message = rf"speech of row 0 .* after {max_len} positions, {unread} text .* is {max_len}$"
+@pytest.mark.parametrize("times, unread", [(1, 0), (2, 5)])
+def test_speech_that_does_not_fit_is_an_error_and_not_a_clip_that_ends_early(times, unread):
+    texts = [times * TEXTS[0], TEXTS[1]]
+    speech = generator(max_len=48)
+    message = rf"speech of row 0 .* after 48 positions, {unread} text .* is 48$"
     with pytest.raises(UserError, match=message):
         speech(PROMPTS, texts)
     frames = speech(PROMPTS, texts, whole=False)[0]
-    read = len(texts[0]) + 1 - int(unread)
-    assert len(PROMPTS[0].tokens) + read + len(frames) == max_len
+    read = len(texts[0]) + 1 - unread
+    assert len(PROMPTS[0].tokens) + read + len(frames) == 48
     # A limit that was asked for, or one of a row that runs away, is none of the text's.
     assert len(speech(PROMPTS, TEXTS, max_frames=9)[0]) == 9
-    assert len(generator(max_len=32)(PROMPTS, TEXTS, max_frames=5)[0]) == 5  # two positions left
+    left = 48 - len(PROMPTS[0].tokens) - len(TEXTS[0]) - 1
+    assert len(speech(PROMPTS, TEXTS, max_frames=left - 2)[0]) == left - 2
     assert len(generator(longest_token=2)(PROMPTS, TEXTS)[0]) == 8 + 2 * 11
 
 
