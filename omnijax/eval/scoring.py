@@ -45,11 +45,13 @@ class Score(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """Lower-case words without punctuation: letters with accents, digits and apostrophes stay."""
+    """Lower-case words without punctuation: letters with accents, digits, apostrophes, decimal
+    points and the sign of a negative number stay."""
     text = unicodedata.normalize("NFC", text).lower().replace("’", "'")
-    text = re.sub(r"(?<=\d)\.(?=\d)", "\0", text)  # a decimal point is no punctuation
-    text = "".join(c if c.isalnum() or c in "'\0" else " " for c in text)
-    return " ".join(text.replace("\0", ".").split())
+    text = re.sub(r"(?<=\d)\.(?=\d)", "\0", text)
+    text = re.sub(r"(?<!\S)[-−](?=\d)", "\1", text)
+    text = "".join(c if c.isalnum() or c in "'\0\1" else " " for c in text)
+    return " ".join(text.replace("\0", ".").replace("\1", "-").split())
 
 
 def word_error_rate(truths: Sequence[str], answers: Sequence[str]) -> float:

@@ -94,6 +94,16 @@ def test_a_call_is_right_only_with_its_name_and_exactly_its_arguments(wrong):
     assert not scoring.tool_call_is_right(wrong, text)
 
 
+def test_numbers_are_right_with_their_sign_alone():
+    cold = {"name": "play", "arguments": {"level": -5}}
+    for level, right in ((-5, True), ("-5", True), (5, False)):
+        text = render_call(ToolCall("play", {"level": level}))
+        assert scoring.tool_call_is_right(cold, text) == right
+    assert scoring.exact_share(["it is -5"], ["It is -5."]) == 1
+    assert scoring.exact_share(["it is -5"], ["it is 5"]) == 0
+    assert scoring.plain("left-hand - no") == "left hand no"
+
+
 def test_bad_input_is_named():
     with pytest.raises(UserError, match="1 answers for 2 truths"):
         scoring.exact_share(["a", "b"], ["a"])

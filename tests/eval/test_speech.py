@@ -97,6 +97,11 @@ def test_clips_that_cannot_be_compared_are_refused(speech):
     silent = Audio(np.zeros(24_000, np.float32), 24_000)
     with pytest.raises(UserError, match="STOI needs 0.4 s of speech"):
         stoi(silent, silent)
+    apart = np.zeros(48_000, np.float32)
+    for start in (0, 36_000):  # 0.1 s each, over a second apart
+        apart[start : start + 2400] = noisy(silent, 0.1).samples[:2400]
+    with pytest.raises(UserError, match="the clip of 2.00 s has less"):
+        stoi(Audio(apart, 24_000), Audio(apart, 24_000))
     with pytest.raises(UserError, match="no codes"):
         codebook_use([], size=4)
     with pytest.raises(UserError, match="no codes to stream"):
