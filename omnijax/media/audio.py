@@ -10,6 +10,8 @@ import soxr
 from omnijax.errors import UserError
 from omnijax.typing import Shaped
 
+LOUDEST = 8.0  # of full scale 1: what is above is of another scale
+
 
 class Audio(NamedTuple):
     """A mono clip: samples float32 [A], full scale -1..1, and samples a second."""
@@ -27,8 +29,9 @@ def check_audio(audio: Audio, name: str = "audio", max_seconds: float | int | No
     samples, rate = audio
     if rate <= 0:
         raise UserError(f"{name}: sample rate is {rate} Hz, must be at least 1")
-    if samples.ndim != 1:
-        raise UserError(f"{name}: samples have shape {samples.shape}, must be one mono channel [A]")
+    if getattr(samples, "ndim", None) != 1:
+        shape = np.shape(samples) if hasattr(samples, "ndim") else type(samples).__name__
+        raise UserError(f"{name}: samples have shape {shape}, must be one mono channel [A]")
     if not np.issubdtype(samples.dtype, np.floating):
         raise UserError(f"{name}: samples are {samples.dtype}, must be float32 in -1..1")
     if len(samples) == 0:
@@ -37,6 +40,9 @@ def check_audio(audio: Audio, name: str = "audio", max_seconds: float | int | No
     if not finite.all():
         first = int(np.argmin(finite))
         raise UserError(f"{name}: sample {first} is {samples[first]}, must be a finite number")
+    peak = np.abs(samples).max()
+    if peak > LOUDEST:
+        raise UserError(f"{name}: samples reach {peak:g}, must be float32 in -1..1")
     if max_seconds is not None and len(samples) > max_seconds * rate:
         raise UserError(
             f"{name}: lasts {len(samples) / rate:.2f} s, over the limit of {max_seconds:g} s"

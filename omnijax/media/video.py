@@ -3,7 +3,7 @@
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,12 @@ def clip_seconds(times: Float[np.ndarray, " N"], duration: float | int | None = 
     return float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 0.0))
 
 
+def check_rate(fps: Any) -> None:
+    """Raises UserError if frames cannot be sampled at so many a second."""
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < math.inf:
+        raise UserError(f"video: the rate to sample is {fps!r} frames a second, must be over 0")
+
+
 def choose_frames(
     times: Float[np.ndarray, " N"],
     *,
@@ -66,8 +72,7 @@ def choose_frames(
     of its frames once. "linspace": transformers' Qwen3VLVideoProcessor.sample_frames, which
     spreads int(seconds * fps) frames evenly from the first to the last.
     """
-    if fps <= 0:
-        raise UserError(f"video: the rate to sample is {fps} frames a second, must be over 0")
+    check_rate(fps)
     if sampling not in ("grid", "linspace"):
         raise UserError(f"video: sampling is {sampling!r}, must be 'grid' or 'linspace'")
     if max_frames < 1:
@@ -211,8 +216,8 @@ def _read_frames(av, path, fps, max_frames, min_frames, max_seconds):
     if fps is not None or max_frames is not None:
         wanted = choose_frames(
             times,
-            fps=fps or len(times) / max(seconds, 1e-9),
-            max_frames=max_frames or len(times),
+            fps=len(times) / max(seconds, 1e-9) if fps is None else fps,
+            max_frames=len(times) if max_frames is None else max_frames,
             min_frames=min_frames,
             duration=duration,
         )

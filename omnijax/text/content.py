@@ -14,6 +14,7 @@ import numpy as np
 
 from omnijax.errors import UserError
 from omnijax.media import Audio, ProcessorConfig, Video, load_audio, load_image, load_video
+from omnijax.media.video import check_rate
 from omnijax.text.tools import ToolCall, as_call
 
 MEDIA = ("image", "audio", "video")
@@ -107,6 +108,8 @@ def read_video(
 
     "linspace" counts all of a file's frames, so there they are all read.
     """
+    if fps is not None:
+        check_rate(fps)
     if isinstance(value, Video):
         return value
     load = load_video

@@ -71,6 +71,8 @@ def test_resampling_to_its_own_rate_changes_nothing():
         (Audio(np.array([np.inf, 0], np.float32), 16_000), "sample 0 is inf"),
         (Audio(np.zeros((2, 9), np.float32), 16_000), r"shape \(2, 9\)"),
         (Audio(np.zeros(9, np.int16), 16_000), "int16"),
+        (Audio(20_000 * tone(), 16_000), r"samples reach \d+, must be float32 in -1..1"),
+        (Audio([0.0, 0.1], 16_000), "shape list"),
     ],
 )
 def test_bad_sound_is_refused_with_the_value_that_is_wrong(audio, message):

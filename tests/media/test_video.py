@@ -186,6 +186,7 @@ def test_a_rate_budget_or_way_of_sampling_that_cannot_be_is_refused():
     times = np.arange(5.0)
     for change, message in [
         ({"fps": 0}, "is 0 frames a second"),
+        ({"fps": float("nan")}, "is nan frames a second"),
         ({"max_frames": 0}, "budget is 0 frames"),
         ({"sampling": "random"}, "'random'"),
     ]:
