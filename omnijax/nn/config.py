@@ -2,9 +2,8 @@
 
 import dataclasses
 
-import jax.numpy as jnp
-
 from omnijax.errors import UserError
+from omnijax.ops.rotary import mrope_axes
 
 MIXERS = ("gdn", "full")
 DTYPES = ("float32", "bfloat16")
@@ -122,6 +121,7 @@ class DecoderConfig:
                 f"mrope_sections is {self.mrope_sections}, three numbers that must add up to "
                 f"{self.rotary_dim // 2} frequencies (half of head_dim * partial_rotary)"
             )
+        mrope_axes(self.rotary_dim // 2, tuple(self.mrope_sections), self.mrope_interleaved)
         if self.experts < 0 or self.experts_per_token > self.experts:
             raise UserError(
                 f"experts_per_token is {self.experts_per_token}, there are {self.experts} experts"
@@ -129,4 +129,3 @@ class DecoderConfig:
         accept = self.accept_hidden_layer
         if accept is not None and not 0 <= accept <= self.layers:
             raise UserError(f"accept_hidden_layer is {accept}, it must be 0 to {self.layers}")
-        jnp.dtype(self.dtype)

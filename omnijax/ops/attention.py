@@ -49,6 +49,7 @@ def attention(
         raise UserError(f"q has {heads} heads, which must be a multiple of k's {kv_heads}")
     if (q_segments is None) != (kv_segments is None):
         raise UserError("q_segments and kv_segments go together: one of them is missing")
+    _check_window(window)
     if implementation not in (None, "dense", "blocks"):
         raise UserError(f"implementation is {implementation!r}; it can be None, 'dense', 'blocks'")
     ones = lambda n: jnp.ones((1, n), jnp.int32)  # noqa: E731
@@ -73,6 +74,11 @@ def attention(
         else:
             out = _dense(q, k, v, sight.mask(causal, window)[:, None, None])
         return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, -1).astype(v.dtype)
+
+
+def _check_window(window: int | None) -> None:
+    if window is not None and window < 1:
+        raise UserError(f"window is {window}; it must be at least 1, or None for all")
 
 
 def _dense(q, k, v, seen):
@@ -105,6 +111,7 @@ def windowed_attention(
 
     The row is reshaped to windows, so no score across windows is ever computed.
     """
+    _check_window(window)
     batch, length = q.shape[:2]
     padding = -length % window
     if segments is None and padding:

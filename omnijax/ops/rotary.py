@@ -27,7 +27,7 @@ def mrope_angles(
     31 and column at 2, 5, ... 29. Otherwise (Qwen2-VL) the sections stand one after the other.
     """
     angles = rotary_angles(positions, dim, theta)
-    axis = _axes(dim // 2, tuple(sections), interleaved)
+    axis = mrope_axes(dim // 2, tuple(sections), interleaved)
     return jnp.where(axis == 0, angles[0], jnp.where(axis == 1, angles[1], angles[2]))
 
 
@@ -58,13 +58,22 @@ def _frequencies(dim: int, theta: float) -> np.ndarray:
     return (np.float32(1) / np.float32(theta) ** exponent).astype(np.float32)
 
 
-def _axes(half: int, sections: tuple[int, int, int], interleaved: bool) -> np.ndarray:
-    """Which of the three ids each frequency turns with."""
-    if len(sections) != 3 or sum(sections) != half:
+def mrope_axes(half: int, sections: tuple[int, int, int], interleaved: bool) -> np.ndarray:
+    """Which of the three ids each frequency turns with.
+
+    Raises:
+      UserError: the sections do not share out the frequencies.
+    """
+    if len(sections) != 3 or sum(sections) != half or min(sections) < 0:
         raise UserError(f"mrope sections are {sections}; they must be three that sum to {half}")
     if not interleaved:
         return np.repeat(np.arange(3), sections)
     axis = np.zeros(half, np.int32)
     for i in (1, 2):
         axis[i : 3 * sections[i] : 3] = i
+    if (np.bincount(axis, minlength=3) != sections).any():
+        raise UserError(
+            f"mrope sections are {sections}: interleaved, every third frequency from the second "
+            f"and from the third on is height's and width's, of {half}"
+        )
     return axis

@@ -33,6 +33,7 @@ def test_a_pattern_may_be_written_as_one_string(text, pattern):
         ({"partial_rotary": 0.2}, ("partial_rotary", "0.2", "3 of 16")),
         ({"partial_rotary": 1.5}, ("partial_rotary", "1.5", "24")),
         ({"mrope_sections": (2, 2, 2)}, ("mrope_sections", "(2, 2, 2)", "4")),
+        ({"mrope_sections": (1, 2, 1)}, ("mrope sections", "(1, 2, 1)", "4")),
         ({"experts_per_token": 9}, ("experts_per_token", "9", "4")),
         ({"experts": 0}, ("ffn", "None")),
         ({"expert_ffn": 0}, ("expert_ffn", "0")),

@@ -98,14 +98,21 @@ def test_grouped_matmul_multiplies_each_row_by_its_group_and_zeroes_the_rest(siz
 
 
 def test_bfloat16_rows_are_summed_in_float32():
-    args = tuple(a.astype(jnp.bfloat16) if a.dtype == jnp.float32 else a for a in _experts(200))
-    wide = tuple(a.astype(jnp.float32) if a.dtype == jnp.bfloat16 else a for a in args)
+    """Of 64 experts, all with something to add: in bfloat16 the sum is off by more than it may."""
+    *floats, chosen, _ = _experts(40, experts=64, per_token=64)
+    floats = [jnp.abs(a).astype(jnp.bfloat16) for a in floats]
+    weights = jnp.full(chosen.shape, 1 / 64, jnp.bfloat16)
+    wide = [np.asarray(a, np.float32) for a in (*floats, chosen, weights)]
+    truth, near = _plain(*wide[:4], np.asarray(chosen), wide[5]), {"rtol": 5e-3, "atol": 0}
     for implementation in ("blocks", "dense", "slices", "ragged"):
-        out = _ffn(*args, implementation=implementation)
+        out = _ffn(*floats, chosen, weights, implementation=implementation)
         assert out.dtype == jnp.bfloat16
-        np.testing.assert_allclose(
-            out.astype(jnp.float32), _ffn(*wide, implementation="dense"), atol=3e-2
-        )
+        np.testing.assert_allclose(out.astype(jnp.float32), truth, **near)
+    total = jnp.zeros(truth.shape, jnp.bfloat16)
+    for expert in range(64):
+        one = _plain(*wide[:4], np.full((40, 1), expert), wide[5][:, :1])
+        total += jnp.asarray(one, jnp.bfloat16)
+    assert not np.allclose(total.astype(jnp.float32), truth, **near)
 
 
 @pytest.mark.parametrize("experts", [4, 40])

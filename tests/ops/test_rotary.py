@@ -85,5 +85,10 @@ def test_angles_are_float32_and_the_dtype_of_x_stays():
 def test_bad_sections_and_odd_dims_are_named():
     with pytest.raises(UserError, match=r"\(3, 2, 2\).*sum to 6"):
         mrope_angles(jnp.zeros((3, 1, 1), jnp.int32), 12, 1e4, (3, 2, 2))
+    for sections in ((0, 4, 4), (1, 2, 1), (5, 2, -1)):
+        positions, half = jnp.zeros((3, 1, 1), jnp.int32), sum(sections)
+        with pytest.raises(UserError, match="mrope sections are"):
+            mrope_angles(positions, 2 * half, 1e4, sections)
+    mrope_angles(positions, 16, 1e4, (0, 4, 4), interleaved=False)
     with pytest.raises(UserError, match="rotary dim is 7"):
         rotary_angles(jnp.zeros((1, 1), jnp.int32), 7)

@@ -29,6 +29,15 @@ def check_each_positive(config, *fields: str) -> None:
         )
 
 
+def check_same_dtype(config) -> None:
+    """What a transformer reads has its dtype: its layers are scanned."""
+    name, inner = type(config).__name__, config.transformer.dtype
+    check(
+        config.dtype == inner,
+        f"{name}.dtype is {config.dtype}, its transformer's is {inner}: they must be equal",
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     """Causal attention over the last `window` positions, RoPE, LayerScale; no bias anywhere.
@@ -219,6 +228,7 @@ class SeanetConfig:
             f"SeanetConfig.filters is {self.filters}, not a multiple of compress {self.compress}",
         )
         check_dtypes(self)
+        check_same_dtype(self)
 
     @property
     def samples_per_frame(self) -> int:
@@ -319,6 +329,7 @@ class Code2WavConfig:
             "'right', alone",
         )
         check_dtypes(self)
+        check_same_dtype(self)
 
     @property
     def samples_per_frame(self) -> int:

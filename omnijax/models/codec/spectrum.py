@@ -34,7 +34,14 @@ def envelope(
 
     Each window is two steps long and ends where its step does, so a frame's values depend on
     nothing after it. past: what comes before the samples, at least one step; None: silence.
+
+    Raises:
+      UserError: a frame is no whole number of steps.
     """
+    check(
+        frame % config.steps == 0,
+        f"EnvelopeConfig.steps is {config.steps}: a frame of {frame} samples must be a multiple",
+    )
     hop = frame // config.steps
     scale = MelConfig(sample_rate=SAMPLE_RATE, bins=config.bins, window=2 * hop, hop=hop)
     with jax.named_scope("envelope"):

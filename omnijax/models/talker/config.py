@@ -76,6 +76,13 @@ class TalkerConfig:
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be at least {limit}")
+        if self.text_width is not None and self.text_width < 1:
+            raise UserError(f"text_width is {self.text_width}, it must be at least 1, or None")
+        pairs = (*self.languages, *self.speakers)
+        names, ids = [name for name, _ in pairs], [value for _, value in pairs]
+        for what in (names, ids):
+            if len({*what}) < len(what):
+                raise UserError(f"languages and speakers must each have their own: {what}")
         if self.projection == "mlp" and not self.projection_ffn:
             raise UserError(f"projection_ffn is {self.projection_ffn}, an mlp needs a width")
         if self.control_base < self.codebook_size:

@@ -99,7 +99,7 @@ class RowBuilder:
                 f"Thinker has width {self._config.thinker_width}"
             )
         tokens = np.where(media, -1, context.tokens).astype(np.int32)
-        check_text(self._config, tokens[~media])
+        check_text(self._config, np.where(media, 0, tokens))
         self._add(tokens=tokens, media=media, hidden=context.hidden, positions=context.positions)
 
     def stream(self, stream: Stream) -> None:

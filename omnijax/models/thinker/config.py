@@ -30,6 +30,11 @@ class ThinkerConfig:
                     f"{name}.out_width is {part.out_width}, the decoder's width is "
                     f"{self.decoder.width}: they must be equal"
                 )
+        if self.deepstack > self.decoder.layers:
+            raise UserError(
+                f"vision.deepstack_layers has {self.deepstack} levels, one for each of the first "
+                f"layers of the decoder: it has {self.decoder.layers}"
+            )
         ids = self._placeholders()
         for name, value in ids.items():
             if not 0 <= value < self.vocab_size:

@@ -67,6 +67,8 @@ NANO = codec.nano()
             {"code2wav": dataclasses.replace(NANO.code2wav, codes=128)},
             r"\(codebooks, codes\) are \(16, 256\) in the quantiser and \(16, 128\)",
         ),
+        (NANO.encoder, {"dtype": "bfloat16"}, "SeanetConfig.dtype is bfloat16, its transformer"),
+        (NANO.code2wav, {"dtype": "bfloat16"}, "Code2WavConfig.dtype is bfloat16, its transf"),
         (
             NANO,
             {"code2wav": dataclasses.replace(NANO.code2wav, features=64)},

@@ -93,6 +93,11 @@ def test_the_timbre_loss_is_of_the_mean_spectrum_alone_and_of_what_is_loud():
     assert timbre_apart(TRUE + np.where(LOUD, 0.0, 2.0)[None, :, None]) == pytest.approx(0)
 
 
+def test_an_envelope_has_whole_steps_in_a_frame():
+    with pytest.raises(UserError, match="EnvelopeConfig.steps is 7: a frame of 1920 samples"):
+        envelope(jnp.zeros((1, 3840)), 1920, EnvelopeConfig(steps=7))
+
+
 @pytest.mark.parametrize("frames", [10, 12, 20])
 def test_the_timbre_loss_of_silence_is_nothing(frames):
     config = EnvelopeConfig()

@@ -103,6 +103,10 @@ def test_what_is_out_of_range_is_named_with_its_place_and_the_limit():
         answer_row(CONFIG, MARKS, [3, 64], FRAMES, aria.earliest(2, 3))
     with pytest.raises(UserError, match="language 'xx' is unknown to this Talker, it knows en, de"):
         prompt_row(CONFIG, MARKS, language="xx")
+    place = int(np.flatnonzero(~CONTEXT.media)[-1])
+    tokens = np.where(np.arange(len(CONTEXT.tokens)) == place, 64, CONTEXT.tokens)
+    with pytest.raises(UserError, match=f"text id 64 at place {place} "):
+        prompt_row(CONFIG, MARKS, context=CONTEXT._replace(tokens=tokens))
     with pytest.raises(UserError, match="2 media positions and 1 states"):
         prompt_row(CONFIG, MARKS, context=CONTEXT._replace(hidden=CONTEXT.hidden[:1]))
     with pytest.raises(UserError, match=r"states have shape \(2, 20\), .* Thinker has width 24"):

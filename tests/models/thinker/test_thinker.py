@@ -64,6 +64,12 @@ def test_every_part_s_parameters_are_made_from_text_alone():
     assert set(shapes) == {"embed", "decoder"}
 
 
+DEEP = (
+    dataclasses.replace(CONFIG.vision, layers=3, deepstack_layers=(0, 1, 2)),
+    dataclasses.replace(CONFIG.decoder, layers=2, accept_hidden_layer=None),
+)
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -73,6 +79,7 @@ def test_every_part_s_parameters_are_made_from_text_alone():
         ({"image_token_id": 63}, ("image_token_id", "video_token_id", "63")),
         ({"aut": dataclasses.replace(CONFIG.aut, out_width=48)}, ("aut.out_width", "48", "32")),
         ({"vision": dataclasses.replace(CONFIG.vision, out_width=16)}, ("vision", "16", "32")),
+        ({"decoder": DEEP[1], "vision": DEEP[0]}, ("deepstack_layers has 3 levels", "has 2")),
     ],
 )
 def test_what_does_not_fit_is_named_with_its_number(change, words):
