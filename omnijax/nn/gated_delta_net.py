@@ -27,6 +27,16 @@ def time_step_init(key, shape, dtype=jnp.float32):
     return (step + jnp.log(-jnp.expm1(-step))).astype(dtype)
 
 
+def gates(
+    a: Float[Array, "B T N"],
+    b: Float[Array, "B T N"],
+    a_log: Float[Array, "N"],  # noqa: F821
+    dt_bias: Float[Array, "N"],  # noqa: F821
+) -> tuple[Float[Array, "B T N"], Float[Array, "B T N"]]:
+    """(log decay, beta) of each token and head."""
+    return -jnp.exp(a_log) * jax.nn.softplus(a + dt_bias), jax.nn.sigmoid(b)
+
+
 class GatedDeltaNet(nn.Module):
     """Convolved, normed q and k; the gated delta rule; a gated norm; the output projection."""
 
@@ -81,8 +91,7 @@ class GatedDeltaNet(nn.Module):
         b = Einsum("btd,dn->btn", per_head, **types, name="b")(x).astype(jnp.float32)
         a_log = self.param("A_log", decay_init, (c.gdn_value_heads,), jnp.float32)
         dt_bias = self.param("dt_bias", time_step_init, (c.gdn_value_heads,), jnp.float32)
-        log_decay = -jnp.exp(a_log) * jax.nn.softplus(a + dt_bias)
-        beta = jax.nn.sigmoid(b)
+        log_decay, beta = gates(a, b, a_log, dt_bias)
 
         if cache is not None and x.shape[1] == 1:
             valid = segment_ids[:, 0] > 0

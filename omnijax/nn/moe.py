@@ -48,6 +48,12 @@ def router_stats(
     return RouterStats(experts * jnp.sum(load * mean), z, load)
 
 
+def router_logits(x: Float[Array, "B T D"], router: Float[Array, "D E"]) -> Float[Array, "B T E"]:
+    """In float32: two experts are often close."""
+    x, router = x.astype(jnp.float32), router.astype(jnp.float32)
+    return jnp.einsum("btd,de->bte", x, router, precision=jax.lax.Precision.HIGHEST)
+
+
 class MoE(nn.Module):
     """sum_e w_e expert_e(x) over the top k, plus sigmoid(W_sg x) * shared(x)."""
 
@@ -63,12 +69,7 @@ class MoE(nn.Module):
 
         with jax.named_scope("router"):
             router = self.param("router", fan_in_init(c.width), (c.width, c.experts), c.param_dtype)
-            logits = jnp.einsum(
-                "btd,de->bte",
-                x.astype(jnp.float32),
-                router.astype(jnp.float32),
-                precision=jax.lax.Precision.HIGHEST,
-            )
+            logits = router_logits(x, router)
             weights, chosen, probabilities = route(logits, c.experts_per_token)
             stats = router_stats(logits, probabilities, chosen, valid)
 

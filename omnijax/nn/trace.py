@@ -15,8 +15,8 @@ from omnijax import ops
 from omnijax.nn.cache import begin_step, init_cache
 from omnijax.nn.config import DecoderConfig
 from omnijax.nn.decoder import Layer
-from omnijax.nn.gated_delta_net import GatedDeltaNet
-from omnijax.nn.moe import route
+from omnijax.nn.gated_delta_net import GatedDeltaNet, gates
+from omnijax.nn.moe import route, router_logits
 from omnijax.nn.norm import RMSNorm
 from omnijax.typing import Array, Float, Int, PyTree
 
@@ -86,12 +86,10 @@ def _look(c, place, params, kept, angles, segment_ids, stream):
     else:
         a, b = (kept["gdn"][name]["__call__"][0].astype(jnp.float32) for name in ("a", "b"))
         gdn = params["gdn"]
-        log_decay = -jnp.exp(gdn["A_log"]) * jax.nn.softplus(a + gdn["dt_bias"])
-        beta = jax.nn.sigmoid(b)
+        log_decay, beta = gates(a, b, gdn["A_log"], gdn["dt_bias"])
         norms = _state_norms(c, place, gdn, kept["mixer_norm"]["__call__"][0], segment_ids)
     if c.experts:
-        h = kept["ffn_norm"]["__call__"][0].astype(jnp.float32)
-        logits = jnp.matmul(h, params["moe"]["router"].astype(jnp.float32), precision="highest")
+        logits = router_logits(kept["ffn_norm"]["__call__"][0], params["moe"]["router"])
         _, chosen, router = route(logits, c.experts_per_token)
     stream = stream.astype(jnp.float32)
     return stream, attention, log_decay, beta, norms, router, chosen

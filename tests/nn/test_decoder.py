@@ -38,7 +38,12 @@ def gradient(config):
 
 
 @pytest.mark.parametrize(
-    ("remat", "scan_layers"), [pytest.param("dots", True, marks=pytest.mark.slow), ("full", False)]
+    ("remat", "scan_layers"),
+    [
+        ("full", True),
+        pytest.param("dots", True, marks=pytest.mark.slow),
+        pytest.param("full", False, marks=pytest.mark.slow),
+    ],
 )
 def test_remat_changes_no_gradient(remat, scan_layers):
     other = gradient(dataclasses.replace(CONFIG, remat=remat, scan_layers=scan_layers))
