@@ -85,12 +85,13 @@ class Recipe:
             return self._root / stage
         config, original = flat(self.stage_config(stage)), flat(self._get_config(stage))
         changes = [
-            f"{name.removeprefix('model.')}={value}"
+            f"{name.removeprefix('model.')}-{value}"
             for name, value in sorted(config.items())
             if name.split(".")[0] in SIZES and value != original[name]
         ]
-        folder = ",".join([str(self.config.name), *changes])
-        return Path("runs") / re.sub(r"[^\w.,=+-]", "_", folder) / stage
+        # No comma and no "=": a stage may start from this folder, and those part its entries.
+        folder = "+".join([str(self.config.name), *changes])
+        return Path("runs") / re.sub(r"[^\w.+-]", "_", folder) / stage
 
     def run(self, stage: str | None = None) -> int:
         """Trains the stage to its end, or until it is stopped, to be resumed.

@@ -174,12 +174,18 @@ def _items(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def make_rendered(tokenizer: Tokenizer, processor: ProcessorConfig, style: ChatStyle) -> Make:
-    """Record to Rendered; with an rng, time stamps fall into sound at random places."""
+    """Record to Rendered; with an rng, time stamps fall into sound at random places.
+
+    What is made raises UserError for a chat that has no answer to learn.
+    """
 
     def make(record, rng) -> Rendered:
-        return render(
+        rendered = render(
             record["chat"], tokenizer, processor, window_chunks=WHOLE_CLIP, style=style, rng=rng
         )
+        if not rendered.loss_mask[1:].any():
+            raise UserError("the chat has no answer to learn: no message is the assistant's")
+        return rendered
 
     return make
 

@@ -302,7 +302,7 @@ def open_sources(
             opened[spec] = CodesSource(rest, split)
         elif kind == "tfds" and rest:
             name, _, own_split = rest.partition(":")
-            if own_split and split not in ("train", own_split.partition("[")[0]):
+            if own_split and split != "train":
                 raise UserError(
                     f"{spec} is the split {own_split!r}, not {split!r}: write tfds:{name}, whose "
                     f"splits are then train and {split}, or {NO_EVALUATION}"

@@ -12,7 +12,7 @@ from omnijax.models.aut import AuT, AuTDecoder, AuTDecoderConfig
 from omnijax.models.thinker import Thinker, ThinkerConfig, check_media
 from omnijax.models.vision import VisionEncoder
 from omnijax.text.tokenizer import Tokenizer
-from omnijax.train.kinds import Config, Kind, memory_gb, open_tokenizer
+from omnijax.train.kinds import Config, Kind, check_default, memory_gb, open_tokenizer
 from omnijax.train.objectives.aed import aed_objective
 from omnijax.train.objectives.lm import lm_objective
 from omnijax.train.processes import ALONE, Share
@@ -37,7 +37,20 @@ def resolve_model(model: Mapping[str, Any], tokenizer: Tokenizer) -> ThinkerConf
 
 
 def resolve(config: Config) -> dict[str, Any]:
-    """The config with the tokenizer's ids in the model's."""
+    """The config with the tokenizer's ids in the model's.
+
+    Raises:
+      UserError: they do not fit; a field is set that such a stage does not read.
+    """
+    stage = from_dict(Stage, config["stage"], "config.stage.")
+    if stage.objective == "aed":
+        check_default(stage, "loss_weighting", "router_balance", "router_z")
+    if stage.objective == "aed" and not stage.audio_chunks:
+        check_default(stage, "window_chunks")
+        if stage.augment.active:
+            raise UserError(
+                f"config.stage.augment changes sound, stage {stage.name} trains on pictures alone"
+            )
     model = resolve_model(config["model"], open_tokenizer(config["tokenizer"]))
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
     check_media(model, processor)

@@ -47,7 +47,7 @@ def resolve(config: Config) -> dict[str, Any]:
     """Defaults, the teacher's weights and the pitch's head written out; a crop must be whole chunks
     for the teacher, and the losses such as the stage can learn from."""
     given = from_dict(Stage, config["stage"], "config.stage.")
-    check_unused(given, *ROWS)
+    check_unused(given, *ROWS, "router_balance", "router_z")
     codec = from_dict(CodecConfig, config["codec"], "config.codec.")
     training = from_dict(CodecTraining, config["training"], "config.training.")
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")

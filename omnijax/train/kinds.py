@@ -36,9 +36,15 @@ CHAT_ONLY = ("window_chunks", "on_too_long", "loss_weighting", "augment")
 
 
 def check_unused(stage: Stage, *names: str) -> None:
-    """Raises if a field that this stage's objective does not read was changed."""
+    """Raises if a field that this stage's objective does not read was changed: one of chats' alone
+    or of `names`."""
+    check_default(stage, *CHAT_ONLY, *names)
+
+
+def check_default(stage: Stage, *names: str) -> None:
+    """Raises if a field that this stage does not read was changed."""
     default = Stage(name=stage.name)
-    for name in (*CHAT_ONLY, *names):
+    for name in names:
         if getattr(stage, name) != getattr(default, name):
             raise UserError(
                 f"config.stage.{name} is {getattr(stage, name)}, a stage with objective "

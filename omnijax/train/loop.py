@@ -17,6 +17,7 @@ from omnijax.files import whole
 from omnijax.sharding import flatten, make_mesh, partition_spec, unflatten
 from omnijax.train.checkpoint import Checkpointer, abstract
 from omnijax.train.metrics import MetricWriter, Report
+from omnijax.train.optimizer import check_rate_factors
 from omnijax.train.processes import (
     ALONE,
     Share,
@@ -38,6 +39,7 @@ from omnijax.train.state import (
     make_eval_step,
     make_train_step,
     optimizer_of,
+    split_params,
     state_shardings,
 )
 
@@ -162,6 +164,8 @@ def fit(
             return init_params(objective, stage.seed)
 
         shapes = jax.eval_shape(lambda: around(fresh()))
+        trained, _ = split_params(shapes.params, stage.trains)
+        check_rate_factors(stage.optimizer, flatten(trained))
         where = state_shardings(shapes, mesh)
         checkpoints = Checkpointer(workdir / "checkpoints", config, keep=run.keep, compare=compare)
         restored = checkpoints.restore(abstract(shapes, where))
@@ -270,6 +274,17 @@ def _run(
         checkpoints.save(state, data.get_state())
         saved_at = time.monotonic()
 
+    def score() -> None:
+        nonlocal last
+        values = evaluation()
+        if values:
+            last |= values
+            writer.write(step, values)
+            report.say(f"{stage.name} {step}: " + _words(values))
+
+    (unscored,) = in_any(step == stage.steps and not writer.evaluated(step))
+    if unscored:  # it ended, but in its last evaluation
+        score()
     (stopping,) = in_any(stop.signal is not None)
     while step < stage.steps and not stopping:
         asked = time.monotonic()
@@ -336,11 +351,7 @@ def _run(
         if due or ends:
             save()  # first: an evaluation that fails loses nothing
         if evaluates:
-            values = evaluation()
-            if values:
-                last |= values
-                writer.write(step, values)
-                report.say(f"{stage.name} {step}: " + _words(values))
+            score()
         window["start"] += time.monotonic() - paused  # what is no step counts for no step
     if step < stage.steps:
         save()

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +35,7 @@ class MetricWriter:
         from tensorboardX import SummaryWriter
 
         self._write = write
+        self._evaluated: set[int] = set()
         if not write:
             return
         self._path = Path(workdir) / "metrics.jsonl"
@@ -42,8 +43,10 @@ class MetricWriter:
             kept = []
             for line in self._path.read_text().splitlines():
                 try:
-                    if json.loads(line)["step"] <= resume_step:
+                    values = json.loads(line)
+                    if values["step"] <= resume_step:
                         kept.append(line + "\n")
+                        self._note(values["step"], values)
                 except (ValueError, KeyError):
                     continue  # the half line of a kill
             with whole(self._path) as partial:
@@ -53,6 +56,14 @@ class MetricWriter:
             board = str(Path(workdir) / "tensorboard")
             self._board = SummaryWriter(board, purge_step=resume_step + 1)
 
+    def _note(self, step: int, names: Iterable[str]) -> None:
+        if any(name.startswith("eval_") for name in names):
+            self._evaluated.add(step)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether an evaluation at this step is written, as far as this process writes."""
+        return not self._write or step in self._evaluated
+
     def write(self, step: int, values: Mapping[str, float]) -> None:
         if not self._write:
             return
@@ -60,6 +71,7 @@ class MetricWriter:
         with writing(self._path):
             self._file.write(json.dumps({"step": step, **rounded}) + "\n")
             self._file.flush()
+        self._note(step, values)
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import optax
@@ -23,7 +24,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     if config.schedule == "cosine":
         decay = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), config.end_fraction)
     elif config.schedule == "wsd":
-        length = max(int(steps * config.decay_fraction), 1)
+        length = max(min(int(steps * config.decay_fraction), steps - warmup), 1)
         stable = max(steps - warmup - length, 0)
         decay = optax.join_schedules(
             [optax.constant_schedule(peak), optax.linear_schedule(peak, end, length)], [stable]
@@ -103,6 +104,14 @@ def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformati
         return unflatten(matrices | flatten(others)), MatricesAndOthers(muon_state, adam_state)
 
     return optax.GradientTransformation(init, update)
+
+
+def check_rate_factors(config: OptimizerConfig, paths: Collection[str]) -> None:
+    """Raises UserError for a factor that is of none of the trained parameters."""
+    for entry in config.rate_factors:
+        pattern = entry.rpartition("=")[0]
+        if not any(re.search(pattern, path) for path in paths):
+            raise UserError(f"rate_factors: no parameter that is trained matches {pattern!r}")
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:

@@ -46,8 +46,17 @@ class OptimizerConfig:
             raise UserError(f"schedule must be cosine, wsd or constant, got {self.schedule!r}")
         if self.learning_rate <= 0:
             raise UserError(f"learning_rate must be positive, got {self.learning_rate}")
-        if not 0 <= self.ema < 1:
-            raise UserError(f"ema must be in [0, 1), got {self.ema}")
+        for name in ("clip", "weight_decay", "warmup_steps"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"optimizer {name} is {getattr(self, name)}, it must be 0 or more")
+        for name in ("end_fraction", "decay_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"optimizer {name} is {getattr(self, name)}, it must be 0 to 1")
+        for name in ("b1", "b2", "muon_beta", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not self.eps > 0:
+            raise UserError(f"optimizer eps is {self.eps}, it must be positive")
         for entry in self.rate_factors:
             try:
                 re.compile(entry.rpartition("=")[0])
@@ -77,6 +86,10 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.answer_noise < 1:
             raise UserError(f"answer_noise must be in [0, 1), got {self.answer_noise}")
+        for field in dataclasses.fields(self):
+            if field.name != "silence" and not getattr(self, field.name) >= 0:
+                value = getattr(self, field.name)
+                raise UserError(f"augment {field.name} is {value}, it must be 0 or more")
 
     @property
     def active(self) -> bool:
@@ -123,6 +136,9 @@ class Stage:
         for field in ("steps", "batch", "tokens", "accumulate"):
             if getattr(self, field) < 1:
                 raise UserError(f"stage {self.name}: {field} must be positive")
+        for field in ("router_balance", "router_z"):
+            if not getattr(self, field) >= 0:
+                raise UserError(f"stage {self.name}: {field} must not be negative")
         if self.batch % self.accumulate:
             raise UserError(
                 f"stage {self.name}: batch {self.batch} is not a multiple of "
@@ -152,7 +168,9 @@ class Stage:
     def sources(self) -> list[tuple[str, str]]:
         """(path prefix, stage) pairs; the prefix "" stands for every parameter."""
         return [
-            tuple(entry.split("=", 1)) if "=" in entry else ("", entry)  # type: ignore[misc]
+            tuple(entry.split("=", 1))  # type: ignore[misc]
+            if "=" in entry and not entry.startswith(WEIGHTS)
+            else ("", entry)
             for entry in self.starts_from
         ]
 

@@ -294,6 +294,16 @@ def test_a_picture_without_a_description_is_an_error_that_names_the_example():
         next(make_pipeline(config, tokenizer=TOKENIZER, processor=PROCESSOR, sources=sources))
 
 
+def test_a_chat_without_an_answer_is_an_error_that_names_the_example():
+    asked = {"task": "chat", "chat": {"messages": [{"role": "user", "content": "hi"}]}}
+    stream = make_pipeline(
+        PipelineConfig(mixture={"mine": 1}), tokenizer=TOKENIZER, processor=PROCESSOR,
+        sources={"mine": [asked]},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"mine\[0\].*has no answer to learn"):
+        next(stream)
+
+
 def test_with_sqrt_weighting_an_answer_of_n_tokens_weighs_sqrt_n():
     batches = [next(pipeline(loss_weighting=kind)) for kind in ("token", "sqrt")]
     plain, rooted = (batch.loss_weights for batch in batches)

@@ -46,7 +46,8 @@ SHOWN = {
 DRIVER = f"""
 import json, os, sys
 sys.path.insert(0, {str(ROOT)!r})
-import jax, omnijax.models.presets
+import jax, omnijax.models.presets, omnijax.train.recipe
+from experiments.configs import nano, nano_codec, nano_talker
 from experiments import _stage
 from experiments._main import launch
 for number, argv in enumerate(json.load(sys.stdin)):
@@ -219,7 +220,7 @@ def test_attention_in_place_of_gdn_is_one_flag_and_has_its_own_folder(answers):
     code, printed = answers["pattern"]
     aut, s2 = printed.splitlines()
     assert code == 0 and " full " in aut and " full " in s2
-    assert s2.startswith("s2 runs/nano,decoder.pattern=full/s2")
+    assert s2.startswith("s2 runs/nano+decoder.pattern-full/s2")
 
 
 def test_the_stages_of_a_workdir_lie_beside_each_other(answers):

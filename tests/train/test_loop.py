@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from omnijax.errors import UserError
-from omnijax.train import Diverged, Objective, loop
+from omnijax.train import Diverged, Objective, OptimizerConfig, loop
 from omnijax.train.metrics import MetricWriter
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -150,10 +150,23 @@ def test_an_evaluation_that_fails_at_the_end_loses_no_step(tmp_path, monkeypatch
         def __next__(self):
             raise UserError("a row does not fit")
 
-    monkeypatch.setattr(toy_run, "Data", Broken)
-    with pytest.raises(UserError, match="a row does not fit"):
-        toy_run.run(tmp_path, data=Broken.__bases__[0](), save_every=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(toy_run, "Data", Broken)
+        with pytest.raises(UserError, match="a row does not fit"):
+            toy_run.run(tmp_path, data=Broken.__bases__[0](), save_every=0)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["12"]
+    again = toy_run.run(tmp_path, save_every=0)  # which evaluates what was not
+    straight = toy_run.run(tmp_path / "straight", save_every=0)
+    assert again.finished and again.metrics["eval_loss"] == straight.metrics["eval_loss"]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    toy_run.run(tmp_path, save_every=0)  # and once
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == lines
+
+
+def test_a_rate_factor_is_of_something_that_trains(tmp_path):
+    odd = toy_run.stage(optimizer=OptimizerConfig(rate_factors=("bdy=0.1",)))
+    with pytest.raises(UserError, match="no parameter that is trained matches 'bdy'"):
+        toy_run.run(tmp_path, of=odd)
 
 
 def test_the_time_of_a_save_or_an_evaluation_counts_for_no_step_and_no_step_is_lost(

@@ -11,7 +11,13 @@ from omnijax.models import presets
 from omnijax.models.thinker import Thinker, text_inputs
 from omnijax.sharding import flatten
 from omnijax.sharding.mesh import MESH_AXES
-from omnijax.train.optimizer import MUON_RMS, learning_rate, make_optimizer, matrix_axes
+from omnijax.train.optimizer import (
+    MUON_RMS,
+    check_rate_factors,
+    learning_rate,
+    make_optimizer,
+    matrix_axes,
+)
 from omnijax.train.stages import OptimizerConfig
 from omnijax.train.state import init_state, state_shardings
 
@@ -29,6 +35,21 @@ def test_schedules_warm_up_from_the_first_step_and_end_where_told(name):
     assert float(rate(100)) == pytest.approx(1.0 if name == "constant" else 0.1, abs=1e-6)
     if name == "wsd":
         assert float(rate(74)) == pytest.approx(1.0) and float(rate(88)) < 0.6
+
+
+def test_the_rate_has_fallen_at_the_end_behind_a_warm_up_that_leaves_little():
+    config = OptimizerConfig(
+        learning_rate=1.0, schedule="wsd", warmup_steps=90, end_fraction=0.1, decay_fraction=0.2
+    )
+    rate = learning_rate(config, 100)
+    assert float(rate(90)) == pytest.approx(1.0) and float(rate(100)) == pytest.approx(0.1)
+
+
+def test_a_rate_factor_of_nothing_that_trains_is_refused():
+    config = OptimizerConfig(rate_factors=("^head/=0.1", "dcoder=0.5"))
+    with pytest.raises(UserError, match="no parameter that is trained matches 'dcoder'"):
+        check_rate_factors(config, ["head/w", "decoder/w"])
+    check_rate_factors(config, ["head/w", "dcoder/w"])
 
 
 def test_a_stage_shorter_than_its_warm_up_still_trains():

@@ -7,7 +7,14 @@ from omnijax.errors import UserError
 from omnijax.models.thinker import ThinkerConfig
 from omnijax.sharding import MESH_AXES
 from omnijax.train.recipe import check_rows
-from omnijax.train.stages import OptimizerConfig, RunConfig, Stage, from_dict, to_dict
+from omnijax.train.stages import (
+    AugmentConfig,
+    OptimizerConfig,
+    RunConfig,
+    Stage,
+    from_dict,
+    to_dict,
+)
 
 
 def test_every_config_survives_the_way_to_plain_values_and_back():
@@ -40,6 +47,13 @@ def test_a_wrong_field_is_named_with_its_value(values, message):
         from_dict(Stage, {"name": "x", **values}, "stage.")
 
 
+@pytest.mark.parametrize("values", [{"warp": -0.1}, {"frequency_masks": -2}, {"gain_db": -1.0}])
+def test_an_augmentation_below_nothing_is_refused(values):
+    ((name, value),) = values.items()
+    with pytest.raises(UserError, match=f"augment {name} is {value}, it must be 0 or more"):
+        AugmentConfig(**values)
+
+
 def test_mixtures_and_starts_are_read_from_their_entries():
     stage = Stage(
         name="x",
@@ -48,6 +62,10 @@ def test_mixtures_and_starts_are_read_from_their_entries():
     )
     assert stage.weights() == (("omniworld/caption", 2.0), ("folder:/a=b", 0.5))
     assert stage.sources() == [("", "lm"), ("audio", "aut")]
+    odd = Stage(name="x", starts_from=("weights:a=b", "audio=weights:c=d"))
+    assert odd.sources() == [("", "weights:a=b"), ("audio", "weights:c=d")]
+    with pytest.raises(UserError, match="router_z must not be negative"):
+        Stage(name="x", router_z=-1.0)
     with pytest.raises(UserError, match="'omniworld' is not source=weight"):
         Stage(name="x", mixture=("omniworld",)).weights()
 
@@ -58,6 +76,12 @@ def test_mixtures_and_starts_are_read_from_their_entries():
         ({"schedule": "linear"}, "schedule must be cosine, wsd or constant"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
+        ({"b1": 1.0}, r"b1 must be in \[0, 1\)"),
+        ({"clip": -1.0}, "optimizer clip is -1.0, it must be 0 or more"),
+        ({"weight_decay": -0.1}, "optimizer weight_decay is -0.1"),
+        ({"warmup_steps": -5}, "optimizer warmup_steps is -5"),
+        ({"end_fraction": 1.5}, "optimizer end_fraction is 1.5, it must be 0 to 1"),
+        ({"eps": 0.0}, "optimizer eps is 0.0, it must be positive"),
         ({"rate_factors": ("audio:0.1",)}, "'audio:0.1' is not pattern=factor"),
     ],
 )
