@@ -18,6 +18,7 @@ under have a head start, and so has the window that it was trained with (the shi
 import dataclasses
 import itertools
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -256,7 +257,7 @@ def losses_of(run: Path) -> dict[str, float]:
 
 def run(settings: Settings, folder: Path) -> Path:
     """Trains and scores what results.json lacks; returns the page."""
-    from omnijax.data.codes import CodesSource, codec_of, fingerprint
+    from omnijax.data.codes import CodesSource, codec_of, fingerprint, fingerprint_of
     from omnijax.eval.spoken import HEARD
     from omnijax.pretrained import load
     from omnijax.train.checkpoint import load_weights
@@ -273,12 +274,14 @@ def run(settings: Settings, folder: Path) -> Path:
     mark = fingerprint(codec[1]["quantiser"]["codebooks"])
     if codec_of(settings.codes) != mark:
         raise UserError(f"the codes in {settings.codes} are of another codec than {settings.codec}")
-    marks = (mark, fingerprint(thinker.params["embed"]["table"]), f"{HEARD}")
+    source, shown, train = (
+        CodesSource(settings.codes, split) for split in ("test", "validation", "train")
+    )
+    marks = (mark, fingerprint_of(thinker.params), f"{HEARD}", source.speech, train.speech)
     if start:
-        marks += (fingerprint(begun["text_embed"]["table"]),)
+        marks += (fingerprint_of(begun),)
     settings = dataclasses.replace(settings, marks=marks)
     results = Results(folder, settings, may_grow=MAY_GROW, parts=("runs",))
-    source, shown = (CodesSource(settings.codes, split) for split in ("test", "validation"))
     lengths = [*itertools.product(settings.languages, settings.sentences)]
     # Too few: said before any training.
     answers = {kind: answers_of(source, *kind, settings.answers) for kind in lengths}
@@ -297,7 +300,7 @@ def run(settings: Settings, folder: Path) -> Path:
         print(f"{key}: {workdir}", flush=True)
         trained = run_stage(config_of(variant, settings, seed), workdir, lambda stage: folder)
         if not trained.finished:
-            sys.exit(143)
+            sys.exit(130 if trained.signal == signal.SIGINT else 143)
         found = {"variant": defined, "losses": losses_of(workdir), "cells": {}}
         for prefix in settings.prefixes if variant.form == "aria" else settings.prefixes[:1]:
             speaker = speaker_of(workdir, variant, prefix, codec, shown)
