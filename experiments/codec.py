@@ -26,6 +26,7 @@ from omnijax.errors import UserError  # noqa: E402
 WEIGHTS = flags.DEFINE_string("weights", "nano", "nano, an exported codec, or a training run.")
 EXAMPLES = flags.DEFINE_integer("examples", 100, "score: so many held-out clips.", lower_bound=1)
 RECOGNISER = flags.DEFINE_string("recogniser", "nano", "score: whose transcripts give the WER.")
+SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "score: of OmniWorld.")
 OUT = flags.DEFINE_string("out", None, "score: write the figures here too, as JSON.")
 USAGE = "give one of train, encode IN OUT, decode IN OUT, score, export RUN FOLDER"
 
@@ -96,7 +97,7 @@ def score() -> None:
         check_output(OUT.value)
     recogniser = load(RECOGNISER.value) if RECOGNISER.value else None
     codec, params = load_codec(WEIGHTS.value)
-    source = live("test", tasks=["say"])
+    source = live(SPLIT.value, tasks=["say"])
     examples = [source[i] for i in range(min(EXAMPLES.value, len(source)))]
     clips, decoded, codes = [], [], []
     for example in examples:
@@ -110,6 +111,7 @@ def score() -> None:
     pitch = pitch_kept(pairs)
     noise = [clip._replace(samples=_noise(clip.samples)) for clip in clips]
     figures = {
+        "split": SPLIT.value,
         "examples": len(examples),
         "stoi": float(np.mean([stoi(a, b) for a, b in pairs])),
         "stoi_of_noise": float(np.mean([stoi(a, b) for a, b in zip(clips, noise, strict=True)])),
@@ -130,7 +132,7 @@ def score() -> None:
         if isinstance(value, list):
             print(f"{name:22}" + " ".join(f"{v:.2f}" for v in value))
         else:
-            print(f"{name:22}{value:.4g}")
+            print(f"{name:22}{value}" if isinstance(value, str) else f"{name:22}{value:.4g}")
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(figures, indent=2) + "\n")
 
