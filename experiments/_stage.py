@@ -17,7 +17,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="FILE:STAGE, for instance experiments/configs/nano.py:s2"
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run lives; by default runs/NAME[,changes of the model]/STAGE."
+    "workdir", None, "Where the run lives; by default runs/NAME[+changes of the model]/STAGE."
 )
 DISTRIBUTED = flags.DEFINE_string(
     "distributed",

@@ -277,7 +277,8 @@ def run(settings: Settings, folder: Path) -> Path:
     source, shown, train = (
         CodesSource(settings.codes, split) for split in ("test", "validation", "train")
     )
-    marks = (mark, fingerprint_of(thinker.params), f"{HEARD}", source.speech, train.speech)
+    marks = (mark, fingerprint_of(codec[1]), fingerprint_of(thinker.params), f"{HEARD}")
+    marks += tuple(split.speech for split in (train, shown, source))
     if start:
         marks += (fingerprint_of(begun),)
     settings = dataclasses.replace(settings, marks=marks)

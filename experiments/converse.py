@@ -35,7 +35,12 @@ SYSTEM = flags.DEFINE_string("system", None, "A system message.")
 TOOLS = flags.DEFINE_string("tools", None, "A JSON file with a list of tool definitions.")
 INTERACTIVE = flags.DEFINE_boolean("interactive", False, "Several turns, read from the terminal.")
 MAX_TOKENS = flags.DEFINE_integer("max_tokens", 128, "Longest answer.", lower_bound=1)
-MAX_LEN = flags.DEFINE_integer("max_len", 2048, "Longest conversation, tokens.", lower_bound=1)
+MAX_LEN = flags.DEFINE_integer(
+    "max_len",
+    2048,
+    "Longest conversation, tokens; an answer's voice has as many positions, and 1024 at least.",
+    lower_bound=1,
+)
 TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
 TOP_K = flags.DEFINE_integer("top_k", 0, "Keep the k likeliest tokens; 0 keeps all.")
 TOP_P = flags.DEFINE_float("top_p", 1.0, "Keep the likeliest tokens of this probability mass.")
@@ -95,7 +100,7 @@ def open_voice(weights: str) -> dict:
     from omnijax.pretrained import load_speaker
 
     reference = load_audio(REFERENCE.value) if REFERENCE.value else None
-    speaker = load_speaker(weights, max_len=MAX_LEN.value)
+    speaker = load_speaker(weights, max_len=max(MAX_LEN.value, 1024))
     if reference is not None:
         voice = speaker.clone(reference)
     else:

@@ -304,8 +304,8 @@ def open_sources(
             name, _, own_split = rest.partition(":")
             if own_split and split != "train":
                 raise UserError(
-                    f"{spec} is the split {own_split!r}, not {split!r}: write tfds:{name}, whose "
-                    f"splits are then train and {split}, or {NO_EVALUATION}"
+                    f"{spec} names the split that is trained on, which is not evaluated on: write "
+                    f"tfds:{name}, whose splits are then train and {split}, or {NO_EVALUATION}"
                 )
             opened[spec] = TfdsSource(name, own_split or split, data_dir=data_dir)
         elif family == "omniworld" and not rest:

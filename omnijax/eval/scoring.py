@@ -49,7 +49,7 @@ def plain(text: str) -> str:
     points and the sign of a negative number stay."""
     text = unicodedata.normalize("NFC", text).lower().replace("’", "'")
     text = re.sub(r"(?<=\d)\.(?=\d)", "\0", text)
-    text = re.sub(r"(?<!\S)[-−](?=\d)", "\1", text)
+    text = re.sub(r"(?<![\w.)\]])[-−](?=\d)", "\1", text)
     text = "".join(c if c.isalnum() or c in "'\0\1" else " " for c in text)
     return " ".join(text.replace("\0", ".").replace("\1", "-").split())
 

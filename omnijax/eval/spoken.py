@@ -55,10 +55,10 @@ def transcripts(recogniser: Any, clips: Sequence[Audio]) -> list[str]:
 
 
 def skips_and_repeats(truths: Sequence[str], heard: Sequence[str]) -> tuple[float, float]:
-    """(words left out, words said twice in a row) as shares of the words, by alignment.
+    """(words left out, words said again) as shares of the words, by alignment.
 
-    Words that were added are said twice if they stand in a run that comes twice with nothing
-    between: a word or a phrase.
+    Words that were added are said again if they stand in a run, of any length, that comes twice
+    with nothing between.
     """
     import jiwer
 
@@ -71,28 +71,22 @@ def skips_and_repeats(truths: Sequence[str], heard: Sequence[str]) -> tuple[floa
             continue
         aligned = jiwer.process_words(truth, said)
         skipped += aligned.deletions
-        hypothesis = said.split()
+        twice = _said_twice(said.split())
         for chunk in aligned.alignments[0]:
             if chunk.type == "insert":
-                start, end = chunk.hyp_start_idx, chunk.hyp_end_idx
-                if _comes_twice(hypothesis, start, end):
-                    repeated += end - start
-                else:
-                    repeated += sum(_comes_twice(hypothesis, i, i + 1) for i in range(start, end))
+                repeated += len(twice.intersection(range(chunk.hyp_start_idx, chunk.hyp_end_idx)))
     return skipped / max(words, 1), repeated / max(words, 1)
 
 
-def _comes_twice(words: list[str], start: int, end: int) -> bool:
-    """Whether the words from start to end lie in a run of their length that follows on its like.
-
-    The run may begin before them: which of two likes was added, and from where on, is the
-    alignment's choice.
-    """
-    size = end - start
-    return any(
-        words[i : i + size] == words[i + size : i + 2 * size]
-        for i in range(max(start - size, 0), min(start, len(words) - 2 * size) + 1)
-    )
+def _said_twice(words: Sequence[str]) -> set[int]:
+    """Places in runs that follow on their like, both runs: which was added is nobody's to say."""
+    return {
+        place
+        for size in range(1, len(words) // 2 + 1)
+        for i in range(len(words) - 2 * size + 1)
+        if words[i : i + size] == words[i + size : i + 2 * size]
+        for place in range(i, i + 2 * size)
+    }
 
 
 LONGEST = 3.6  # seconds; OmniWorld's longest sentence has 3.5

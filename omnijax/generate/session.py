@@ -228,6 +228,8 @@ class Session:
         """Calls that wait for a result, those of an answer that may still grow included."""
         if self._reply is None:
             return self._chat.open_calls
+        if self._before is not None and not self._called:  # it will be cut
+            return 0
         return len(self.messages[-1].get("tool_calls", ()))
 
     @property

@@ -1,6 +1,7 @@
 """Video: frames with true timestamps and their sound track, sampling, reading and writing."""
 
 import math
+import numbers
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,8 +53,10 @@ def clip_seconds(times: Float[np.ndarray, " N"], duration: float | int | None = 
 
 def check_rate(fps: Any) -> None:
     """Raises UserError if frames cannot be sampled at so many a second."""
-    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < math.inf:
-        raise UserError(f"video: the rate to sample is {fps!r} frames a second, must be over 0")
+    if not isinstance(fps, numbers.Real) or not 0 < fps < math.inf:
+        raise UserError(
+            f"video: the rate to sample is {fps!r} frames a second, must be a number over 0"
+        )
 
 
 def choose_frames(

@@ -46,11 +46,14 @@ def resolve(config: Config) -> dict[str, Any]:
     if stage.objective == "aed":
         check_default(stage, "loss_weighting", "router_balance", "router_z")
     if stage.objective == "aed" and not stage.audio_chunks:
-        check_default(stage, "window_chunks")
-        if stage.augment.active:
-            raise UserError(
-                f"config.stage.augment changes sound, stage {stage.name} trains on pictures alone"
-            )
+        for name, given in (
+            ("window_chunks", stage.window_chunks),
+            ("augment", stage.augment.active),
+        ):
+            if given:
+                raise UserError(
+                    f"config.stage.{name} is of sound, stage {stage.name} trains on pictures alone"
+                )
     model = resolve_model(config["model"], open_tokenizer(config["tokenizer"]))
     processor = from_dict(ProcessorConfig, config["processor"], "config.processor.")
     check_media(model, processor)

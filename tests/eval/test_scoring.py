@@ -101,7 +101,9 @@ def test_numbers_are_right_with_their_sign_alone():
         assert scoring.tool_call_is_right(cold, text) == right
     assert scoring.exact_share(["it is -5"], ["It is -5."]) == 1
     assert scoring.exact_share(["it is -5"], ["it is 5"]) == 0
-    assert scoring.plain("left-hand - no") == "left hand no"
+    assert scoring.plain("left-hand - no, 10-15 (-5)") == "left hand no 10 15 -5"
+    places = {"name": "play", "arguments": {"at": [-5, 3]}}
+    assert not scoring.tool_call_is_right(places, render_call(ToolCall("play", {"at": [5, 3]})))
 
 
 def test_bad_input_is_named():

@@ -20,6 +20,8 @@ RATE = 24_000
         ("a red bell rings", "a red blue bell rings", 0, 0),  # put in, and not said twice
         ("a red bell rings", "a red bell a red bell rings", 0, 0.75),
         ("a red bell rings", "a red bell rings a red bell rings", 0, 1),
+        ("a red bell rings", "a red bell rings a red bell rings a red bell rings", 0, 2),
+        ("a red bell rings", "a red bell red bell uh rings", 0, 0.5),  # of three added
         ("a red bell rings", "", 1, 0),
         ("a red bell rings", "a green bell rings", 0, 0),
     ],

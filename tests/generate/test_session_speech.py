@@ -56,6 +56,7 @@ def test_the_answer_is_spoken_while_it_is_written_and_its_calls_are_not(model, s
     talk.push(text="hi")
     events, kinds = [], []
     for event in talk.respond(96):
+        assert not events or event.seconds >= events[-1].seconds
         events.append(event)
         kinds.append(type(event))
         if sum(kind is AudioChunk for kind in kinds) > 8:
@@ -85,6 +86,9 @@ def test_an_answer_whose_call_was_not_handed_out_is_cut_as_any_other(model, spea
         for event in talk.respond(96):
             if isinstance(event, until):
                 break
+        if not whole:
+            with pytest.raises(UserError, match="no tool call waits for a result"):
+                talk.push(tool_result="done")
         talk.push(text="stop", heard=0)
         message = talk.messages[-1]
         assert message["content"] == (ANSWER if whole else "")

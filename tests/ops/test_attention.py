@@ -203,8 +203,8 @@ def test_bfloat16_sums_in_float32():
     assert not np.allclose(np.asarray(total, np.float64).repeat(N // K, 1), truth[:, 0], **near)
 
 
-def test_bfloat16_takes_the_softmax_in_float32():
-    """Scores of a sharp softmax differ by less than bfloat16 can tell."""
+def test_bfloat16_keeps_its_scores_in_float32():
+    """Two that differ by less than bfloat16 can tell."""
     keys = jnp.stack([jnp.full((B, 2, K), 1.0), jnp.zeros((B, 2, K))], -1).at[:, 0, :, 1].set(2**-4)
     q = jnp.broadcast_to(jnp.asarray([64.0, 1.0], jnp.bfloat16), (B, 1, N, 2))
     v = jnp.broadcast_to(jnp.asarray([1.0, 0.0])[None, :, None, None], (B, 2, K, 1))

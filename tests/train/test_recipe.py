@@ -160,6 +160,23 @@ def test_a_stage_of_nano_names_tasks_that_there_are_and_stages_before_it(stage):
     assert {source for source, _ in stage.weights()} <= {f"omniworld_live/{t}" for t in TASKS}
 
 
+@pytest.mark.parametrize(
+    "name, field, value, message",
+    [
+        ("aut", "loss_weighting", "sqrt", "'aed' does not read it"),
+        ("aut", "router_z", 0.5, "'aed' does not read it"),
+        ("clips", "window_chunks", "3,10", "window_chunks is of sound, stage clips trains on pic"),
+        ("clips", "augment", {"warp": 0.1}, "augment is of sound, stage clips trains on pictures"),
+    ],
+)
+def test_what_an_encoders_stage_does_not_read_is_refused(name, field, value, message):
+    config = nano.get_config(name).to_dict()
+    resolve(config)
+    config["stage"][field] = value
+    with pytest.raises(UserError, match=message):
+        resolve(config)
+
+
 @pytest.mark.parametrize("name", nano_codec.STAGES)
 def test_a_stage_of_the_codec_resolves_and_names_tasks_that_there_are(name):
     config = resolve(nano_codec.get_config(name).to_dict())

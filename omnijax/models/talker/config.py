@@ -80,9 +80,9 @@ class TalkerConfig:
             raise UserError(f"text_width is {self.text_width}, it must be at least 1, or None")
         pairs = (*self.languages, *self.speakers)
         names, ids = [name for name, _ in pairs], [value for _, value in pairs]
-        for what in (names, ids):
-            if len({*what}) < len(what):
-                raise UserError(f"languages and speakers must each have their own: {what}")
+        for what, given in (("name", names), ("id", ids)):
+            if len({*given}) < len(given):
+                raise UserError(f"two languages or speakers have one {what}: {given}")
         if self.projection == "mlp" and not self.projection_ffn:
             raise UserError(f"projection_ffn is {self.projection_ffn}, an mlp needs a width")
         if self.control_base < self.codebook_size:
