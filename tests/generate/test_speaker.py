@@ -93,6 +93,7 @@ def test_answers_of_a_batch_are_each_what_they_are_alone(speaker):
         np.testing.assert_allclose(batched, alone, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_guidance_is_of_voices_that_are_only_shown():
     as_they_are, guided = (
         tiny.speaker(dataclasses.replace(tiny.GREEDY, guidance=guidance), max_len=64)
