@@ -141,6 +141,8 @@ def fit(
 ) -> Result:
     """Trains `stage` to its end, or from its last checkpoint in `workdir` on.
 
+    A run that had ended, but whose last evaluation is not written, is evaluated.
+
     data: an iterator of host batches with `get_state()` and `set_state(state)`.
     config: the resolved config, as plain values; it is written to `workdir`, and a checkpoint
     resumes only under one whose `compare(config)` is the same.
